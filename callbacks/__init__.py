@@ -1,0 +1,8 @@
+"""Callbacks for any Lightning project."""
+
+if __name__ != "pvision.callbacks":
+    raise ImportError(f"import these as `pvision.callbacks`, not as {__name__!r}, which would make other classes")
+
+from pvision.callbacks.privacy_accounting import PrivacyAccounting
+
+__all__ = ["PrivacyAccounting"]

@@ -1,0 +1,79 @@
+"""Predictions as a table that anyone can read."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import BasePredictionWriter
+from lightning.pytorch.utilities import rank_zero_warn
+from typing_extensions import override
+
+from pvision.callbacks._runs import run_folder, write_whole
+
+__all__ = ["PredictionWriter"]
+
+_VIEWS = {"probabilities": "", "probabilities_redacted": "_redacted"}
+
+
+class PredictionWriter(BasePredictionWriter):
+    """Write ``predictions.csv`` into the run's folder: one line per record, the best class of each view.
+
+    It reads what ``predict_step`` returns: a mapping with ``index`` (positions in the test set) and ``probabilities``
+    and, optionally, ``probabilities_redacted``, each ``(B, classes)``. Names come from ``class_names`` and
+    ``test_set.names`` of the data module; without them, numbers stand there. In a module whose predictions look
+    different it writes nothing and says so.
+
+    With several processes each rank but the first writes its share as ``predictions_RANK.csv``, beside rank 0's file
+    if the logger tells every rank its folder.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(write_interval="batch")
+        self._rows: list[tuple[int, list[object]]] = []
+        self._columns: list[str] = []
+
+    @override
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._rows, self._columns = [], []
+
+    @override
+    def write_on_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        prediction: Any,
+        batch_indices: Sequence[int] | None,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        if not isinstance(prediction, Mapping) or not {"index", "probabilities"} <= prediction.keys():
+            if batch_idx == 0:
+                rank_zero_warn("predict_step returns no 'index' and 'probabilities': predictions.csv is not written.")
+            return
+        data = getattr(trainer, "datamodule", None)
+        classes = getattr(data, "class_names", ())
+        names = getattr(getattr(data, "test_set", None), "names", ())
+        views = [(suffix, prediction[key].max(dim=1)) for key, suffix in _VIEWS.items() if key in prediction]
+        self._columns = ["name", *(column + suffix for suffix, _ in views for column in ("predicted", "probability"))]
+        for row, index in enumerate(prediction["index"].tolist()):
+            cells: list[object] = [names[index] if index < len(names) else index]
+            for _, best in views:
+                label = int(best.indices[row])
+                cells += [classes[label] if label < len(classes) else label, f"{float(best.values[row]):.6f}"]
+            self._rows.append((index, cells))
+
+    @override
+    def on_predict_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not self._rows or getattr(trainer, "fast_dev_run", False):
+            return
+        table = io.StringIO()
+        writer = csv.writer(table, lineterminator="\n")
+        writer.writerow(self._columns)
+        writer.writerows(cells for _, cells in sorted(self._rows, key=lambda row: row[0]))
+        suffix = "" if trainer.is_global_zero else f"_{trainer.global_rank}"
+        path = run_folder(trainer) / f"predictions{suffix}.csv"
+        write_whole(path, table.getvalue())
+        print(f"Predictions: {path}")

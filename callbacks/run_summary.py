@@ -1,0 +1,129 @@
+"""What a run ended with, in one small file."""
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from typing_extensions import override
+
+from pvision.callbacks._provenance import git_commit, peak_memory, seed, versions
+from pvision.callbacks._runs import copy_to_mlflow, run_folder, run_id, write_whole
+
+__all__ = ["ReportsPrivacy", "RunSummary"]
+
+
+@runtime_checkable
+class ReportsPrivacy(Protocol):
+    """A LightningModule that can say what may be claimed of its training."""
+
+    def privacy_report(self) -> Any:
+        """Return the claim: a dataclass, a mapping, or an object with ``as_dict()``."""
+
+
+class RunSummary(Callback):
+    """Write ``summary.json`` into the run's folder, and to MLflow if that tracks the run.
+
+    The file is written when fit, validate, test or predict ends, also by an exception; stages of one run add to it.
+    Infinite and undefined numbers stand in it as the strings ``"inf"``, ``"-inf"`` and ``"nan"``. Nothing is written
+    under ``fast_dev_run``.
+
+    Args:
+        name: what to call the run in the file, for example its recipe.
+
+    Attributes:
+        path: the file, once it is written on this rank; only rank 0 writes.
+
+    Example:
+        >>> RunSummary(name="first try").path is None
+        True
+    """
+
+    def __init__(self, *, name: str | None = None) -> None:
+        self.name = name
+        self.path: Path | None = None
+        self._folder: Path | None = None
+        self._begin()
+
+    @override
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if trainer.is_global_zero and not _is_trial(trainer):
+            folder = run_folder(trainer)
+            if folder != self._folder:
+                self._begin()
+            self._folder = folder
+        self._stages.append(stage)
+
+    @override
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._collect(trainer, pl_module)
+        self._write(trainer, "FINISHED")
+
+    @override
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        if not self._stages:
+            return  # the run had not begun: its loggers must not be started now
+        try:
+            self._collect(trainer, pl_module)
+        except Exception as error:
+            exception.add_note(f"summary.json is incomplete: {error}")
+        self._write(trainer, "KILLED" if isinstance(exception, KeyboardInterrupt | SIGTERMException) else "FAILED")
+
+    def _begin(self) -> None:
+        self._stages: list[str] = []
+        self._metrics: dict[str, float | str] = {}
+        self._privacy: dict[str, Any] | None = None
+        self._started, self._clock = datetime.now(UTC), time.monotonic()
+
+    def _collect(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # On every rank: reading a metric may synchronise it.
+        self._metrics.update({name: _plain(float(value)) for name, value in trainer.callback_metrics.items()})
+        if isinstance(pl_module, ReportsPrivacy):
+            self._privacy = {name: _plain(value) for name, value in _as_dict(pl_module.privacy_report()).items()}
+            for name in ("epsilon_zero_out", "epsilon_replace"):
+                if name in self._privacy:
+                    self._metrics[f"privacy/{name}"] = self._privacy[name]
+
+    def _write(self, trainer: pl.Trainer, status: str) -> None:
+        if self._folder is None or not trainer.is_global_zero or _is_trial(trainer):
+            return
+        summary = {
+            "name": self.name,
+            "status": status,
+            "stages": list(dict.fromkeys(self._stages)),
+            "metrics": dict(sorted(self._metrics.items())),
+            "privacy": self._privacy,
+            "seed": seed(),
+            "run_id": run_id(trainer),
+            "git_commit": git_commit(),
+            "versions": versions(),
+            "started": self._started.isoformat(timespec="seconds"),
+            "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+            "wall_seconds": round(time.monotonic() - self._clock, 3),
+            **{name: round(value, 1) for name, value in peak_memory().items()},
+        }
+        self.path = self._folder / "summary.json"
+        write_whole(self.path, json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        copy_to_mlflow(trainer, self.path)
+
+
+def _is_trial(trainer: pl.Trainer) -> bool:
+    return bool(getattr(trainer, "fast_dev_run", False))
+
+
+def _as_dict(report: Any) -> Mapping[str, Any]:
+    if hasattr(report, "as_dict"):
+        return dict(report.as_dict())
+    return dataclasses.asdict(report) if dataclasses.is_dataclass(report) else dict(report)  # type: ignore[arg-type]
+
+
+def _plain(value: Any) -> Any:
+    """Return ``value`` as JSON can hold it: strict JSON knows no infinity."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

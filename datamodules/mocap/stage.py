@@ -1,0 +1,119 @@
+"""The renderer: one body on a floor in pybullet's CPU renderer, which needs neither a display nor a GPU."""
+
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pvision.datamodules.mocap.body import JOINTS, Poses
+from pvision.datamodules.mocap.scenes import Scene
+from pvision.errors import MissingExtraError
+
+__all__ = ["RenderedClip", "Stage", "stage"]
+
+_SKIN_LINKS = (2, 7, 8, 13, 14)
+_SHIRT_LINKS = (-1, 0, 1, 6, 12)
+_EYE_HEIGHT = 0.75  # metres; the camera looks at this height
+_FOLLOW = 0.3  # how fast the camera follows the body, per frame
+
+
+class RenderedClip(NamedTuple):
+    """A clip as the renderer gives it.
+
+    Attributes:
+        video: uint8, ``(T, H, W, 3)``.
+        parts: uint8, ``(T, H, W)``, values as in `PARTS`.
+    """
+
+    video: NDArray[np.uint8]
+    parts: NDArray[np.uint8]
+
+
+@cache
+def stage() -> "Stage":
+    """Return the one stage of this process: a second one would draw old bodies into new scenes."""
+    return Stage()
+
+
+class Stage:
+    """The body, the floor and a camera. Get it from `stage`.
+
+    Raises:
+        MissingExtraError: if pybullet is not installed.
+    """
+
+    def __init__(self) -> None:
+        try:
+            import pybullet  # noqa: PLC0415  # only rendering needs it
+            import pybullet_data  # noqa: PLC0415
+        except ImportError as error:
+            raise MissingExtraError("pybullet", "render", "Rendering MocapActions") from error
+        self._bullet: Any = pybullet
+        pybullet.connect(pybullet.DIRECT)
+        pybullet.setAdditionalSearchPath(pybullet_data.getDataPath())
+        self._floor = pybullet.loadURDF("plane.urdf")
+        self._body = pybullet.loadURDF(
+            "humanoid/humanoid.urdf",
+            globalScaling=0.25,
+            useFixedBase=True,
+            flags=pybullet.URDF_MAINTAIN_LINK_ORDER,
+        )
+
+    def render(self, scene: Scene, *, frames: int, size: int) -> RenderedClip:
+        """Render a clip.
+
+        Args:
+            scene: what it shows.
+            frames: its length.
+            size: its height and width in pixels.
+        """
+        self._dress(scene)
+        poses = scene.poses(frames)
+        target = poses.position[0]
+        video = np.empty((frames, size, size, 3), np.uint8)
+        parts = np.empty((frames, size, size), np.uint8)
+        for frame in range(frames):
+            self._pose(poses, frame)
+            target = (1 - _FOLLOW) * target + _FOLLOW * poses.position[frame]
+            target[2] = _EYE_HEIGHT
+            video[frame], parts[frame] = self._photograph(scene, target, size)
+        return RenderedClip(video, parts)
+
+    def _dress(self, scene: Scene) -> None:
+        for link in range(-1, 15):
+            covered = scene.shirt if link in _SHIRT_LINKS else scene.trousers
+            color = scene.skin if link in _SKIN_LINKS else covered
+            self._bullet.changeVisualShape(self._body, link, rgbaColor=[*color, 1])
+        self._bullet.changeVisualShape(self._floor, -1, rgbaColor=[*scene.floor, 1])
+
+    def _pose(self, poses: Poses, frame: int) -> None:
+        self._bullet.resetBasePositionAndOrientation(self._body, poses.position[frame], poses.rotation[frame])
+        for joint in JOINTS:
+            value = poses.joints[frame, joint.columns]
+            if joint.size == 4:
+                self._bullet.resetJointStateMultiDof(self._body, joint.link, value)
+            else:
+                self._bullet.resetJointState(self._body, joint.link, float(value[0]))
+
+    def _photograph(
+        self, scene: Scene, target: NDArray[np.float64], size: int
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        bullet = self._bullet
+        _, _, colors, _, objects = bullet.getCameraImage(
+            size,
+            size,
+            bullet.computeViewMatrixFromYawPitchRoll(
+                target.tolist(), scene.distance, scene.azimuth, scene.elevation, 0, upAxisIndex=2
+            ),
+            bullet.computeProjectionMatrixFOV(fov=50, aspect=1, nearVal=0.1, farVal=20),
+            lightDirection=scene.light,
+            shadow=1,
+            renderer=bullet.ER_TINY_RENDERER,
+            flags=bullet.ER_SEGMENTATION_MASK_OBJECT_AND_LINKINDEX,
+        )
+        picture = np.reshape(colors, (size, size, 4))[..., :3].astype(np.uint8)
+        ids = np.reshape(objects, (size, size))
+        # Low 24 bits: the object; above: link + 1. Nothing there: -1.
+        on_body = (ids >= 0) & ((ids & 0xFFFFFF) == self._body)
+        return picture, np.where(on_body, (ids >> 24) + 1, 0).astype(np.uint8)

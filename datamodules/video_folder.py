@@ -1,0 +1,97 @@
+"""A user's own clips: folders named after classes, or a table."""
+
+from pathlib import Path
+
+from pvision.datamodules.file_videos import FileVideos
+from pvision.datamodules.folder_listing import HashSplit, list_folders, list_table
+from pvision.datamodules.listing import Listing
+from pvision.datamodules.mask_source import MaskSource
+from pvision.errors import DataError
+from pvision.privacy import Redaction
+
+__all__ = ["VideoFolder"]
+
+
+class VideoFolder(FileVideos):
+    """Your own clips, in one of three layouts.
+
+    - A CSV file with the header ``path,label,split,subject``; paths are relative to ``root``, ``subject`` is optional.
+    - ``root/train/CLASS/CLIP``, and the same for ``val`` and ``test``.
+    - ``root/CLASS/CLIP``, or a CSV without ``split``: whole subjects, or whole files where no subject is known, are
+      put in a split by a hash of their name, so that a clip never changes sides when others are added. Frames of one
+      file never come into two splits. If people or recordings recur across files, write a CSV with subjects.
+
+    Args:
+        root: the folder of the clips.
+        annotations: the CSV file; None for folders.
+        val_fraction: part of the subjects or files that is for validation, where the layout does not say.
+        test_fraction: part of them that is for the test.
+        pretraining_split: the split whose clips the guarantee need not cover (synthetic, consented); None if none.
+        masks: where the masks come from.
+        redaction: what is sensitive and how it is removed.
+        frames: frames of a clip; a shorter video repeats its last frame.
+        stride: distance between two frames of a clip.
+        size: side of the square clip in pixels.
+        on_error: ``"raise"``, or ``"skip"`` to leave out and count clips that cannot be used.
+        seed: draws where training clips begin in their videos; the split does not depend on it.
+        batch_size: clips in a batch of un-noised training.
+        eval_batch_size: clips in a batch of evaluation.
+        num_workers: loader processes; 0 loads in the main process.
+
+    Example:
+        >>> data = VideoFolder(  # doctest: +SKIP
+        ...     root="clips", annotations="clips.csv", masks=Boxes("people.json"), redaction=Redaction("inside"),
+        ... )
+    """
+
+    def __init__(
+        self,
+        *,
+        root: str,
+        masks: MaskSource,
+        redaction: Redaction,
+        annotations: str | None = None,
+        val_fraction: float | None = None,
+        test_fraction: float | None = None,
+        pretraining_split: str | None = None,
+        frames: int = 16,
+        stride: int = 2,
+        size: int = 112,
+        on_error: str = "raise",
+        seed: int = 0,
+        batch_size: int = 64,
+        eval_batch_size: int = 200,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(
+            masks=masks,
+            redaction=redaction,
+            frames=frames,
+            stride=stride,
+            size=size,
+            on_error=on_error,
+            seed=seed,
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            num_workers=num_workers,
+        )
+        self._root = Path(root).expanduser()
+        self._table = None if annotations is None else Path(annotations).expanduser()
+        self._hash_split = HashSplit.of(val_fraction, test_fraction)
+        self._pretraining = pretraining_split
+
+    def list_clips(self) -> Listing:
+        """Return the clips of all splits, unopened.
+
+        Raises:
+            DataError: if the layout is none of the three, or a list contradicts itself.
+            ConfigError: if the fractions do not go with the layout.
+        """
+        if not self._root.is_dir():
+            raise DataError(
+                f"data.root {self._root} is no folder. Give the folder of your clips, laid out as root/CLASS/CLIP, as "
+                "root/train|val|test/CLASS/CLIP, or in any way together with data.annotations."
+            )
+        if self._table is not None:
+            return list_table(self._table, self._root, self._hash_split, self._pretraining)
+        return list_folders(self._root, self._hash_split, self._pretraining)

@@ -1,0 +1,26 @@
+"""Video networks under one convention.
+
+Each takes ``video``, float from 0 to 1, ``(B, 3, T, H, W)``, normalises it itself, gives logits ``(B, num_classes)``
+when called and ``(B, feature_dim)`` by ``features``, and never lets the clips of a batch meet.
+"""
+
+from pvision.models.motion_net import MotionEncoder, MotionNet
+from pvision.models.norms import replace_batch_norm
+from pvision.models.sample_crossing import crosses_samples
+from pvision.models.trainability import private_training_problems, require_privately_trainable
+from pvision.models.tubelet_vit import TubeletViT
+from pvision.models.video_backbone import VideoBackbone, video_model
+from pvision.models.zoo import list_video_models
+
+__all__ = [
+    "MotionEncoder",
+    "MotionNet",
+    "TubeletViT",
+    "VideoBackbone",
+    "crosses_samples",
+    "list_video_models",
+    "private_training_problems",
+    "replace_batch_norm",
+    "require_privately_trainable",
+    "video_model",
+]

@@ -1,0 +1,252 @@
+"""What all action-recognition modules share: un-noised training on one view, and evaluation on both."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol, cast
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
+from torchmetrics import Metric
+from torchmetrics.classification import MulticlassAccuracy
+
+from pvision.checks import at_least, positive_int
+from pvision.errors import ConfigError, PrivacyError
+from pvision.privacy import PrivacyReport, PublicView, TwoViews, as_floats
+
+__all__ = ["TrainingData", "VideoClassifier"]
+
+_UNSET_MAX_EPOCHS = (None, -1, 1000)  # Lightning's three ways to say that nobody chose
+
+
+class TrainingData(Protocol):
+    """What a module asks of a data module; `pvision.datamodules.VideoDataModule` is one."""
+
+    class_names: Sequence[str]
+    train_set: Any
+
+    def public_loader(self) -> Iterable[PublicView]:
+        """Return shuffled batches of the redacted view."""
+
+    def full_loader(self) -> Iterable[TwoViews]:
+        """Return shuffled batches of both views."""
+
+    def two_view_loader(self, batches: Iterable[Sequence[int]] | None = None) -> Iterable[TwoViews]:
+        """Return both views, in the given batches or in order."""
+
+    def pretraining_loader(self) -> Iterable[TwoViews] | None:
+        """Return both views of clips outside the guarantee, if there are any."""
+
+
+class VideoClassifier(pl.LightningModule):
+    """Train a video network without noise for some epochs; evaluate it on the full and on the redacted view.
+
+    Subclasses choose the view, and may add private steps in one more epoch. The schedule belongs to the module:
+    it sets ``trainer.max_epochs``.
+
+    Args:
+        network: maps float clips ``(B, 3, T, H, W)`` in [0, 1] to logits; has ``num_classes``.
+        public_epochs: epochs of un-noised training.
+        optimizer: builds the optimizer of un-noised training; its learning rate is the peak of a one-cycle schedule.
+        label_smoothing: of the cross entropy in un-noised training.
+
+    Raises:
+        ConfigError: if a value is outside its range.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        public_epochs: int,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        label_smoothing: float = 0.05,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.network = network
+        self.num_classes = _num_classes(network)
+        self.public_epochs = positive_int("model.public_epochs", public_epochs, low=0)
+        self._optimizer = optimizer
+        if at_least("model.label_smoothing", label_smoothing, 0) >= 1:
+            raise ConfigError(f"model.label_smoothing must be below 1, but {label_smoothing} came.")
+        self._label_smoothing = label_smoothing
+        self.accuracies = nn.ModuleDict(
+            {
+                f"{stage}_{view}": MulticlassAccuracy(self.num_classes, average="micro")
+                for stage in ("val", "test")
+                for view in ("full", "redacted")
+            }
+        )
+
+    # What subclasses say
+
+    @property
+    def private_epochs(self) -> int:
+        """Epochs after the un-noised ones: 1 where there are private steps."""
+        return 0
+
+    def privacy_report(self) -> PrivacyReport:
+        """Return what may be claimed of the training so far."""
+        raise NotImplementedError
+
+    def logits(self, views: TwoViews) -> tuple[Tensor, Tensor]:
+        """Return the logits of the full and of the redacted view, each ``(B, num_classes)``."""
+        return self.network(as_floats(views.full)), self.network(as_floats(views.public.video))
+
+    def public_loader(self, data: TrainingData) -> Iterable[Any]:
+        """Return the batches of un-noised training."""
+        return data.public_loader()
+
+    # Before anything runs
+
+    def check(self, data: TrainingData) -> None:
+        """Refuse data that does not fit the network, before anything is trained or written.
+
+        Raises:
+            ConfigError: if classes differ, or the network cannot take a clip of this size.
+        """
+        classes = len(data.class_names)
+        if classes != self.num_classes:
+            raise ConfigError(
+                f"model.network has num_classes {self.num_classes}, but the data has {classes} classes "
+                f"({', '.join(data.class_names[:5])}{', …' if classes > 5 else ''}). Set num_classes to {classes}."
+            )
+        clip = data.train_set[[0]].public.video
+        try:
+            with torch.no_grad():
+                self.network(as_floats(clip).to(self.device))
+        except (RuntimeError, ValueError) as error:
+            raise ConfigError(
+                f"model.network cannot take the data's clips of shape {tuple(clip.shape[1:])} (3, T, H, W): {error}"
+            ) from error
+
+    def setup(self, stage: str) -> None:
+        """Take the schedule into the Trainer; check the data.
+
+        Raises:
+            ConfigError: if ``trainer.max_epochs`` contradicts the schedule.
+        """
+        if self.trainer.world_size > 1:
+            raise ConfigError(
+                f"{type(self).__name__} trains on one process, but the Trainer has {self.trainer.world_size}. "
+                "Set trainer.devices to 1."
+            )
+        data = self.trainer.datamodule  # type: ignore[attr-defined]  # set by Trainer.fit(datamodule=…)
+        if data is not None:
+            self.check(data)
+        if stage == "fit" and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]  # missing in its stubs
+            self._set_schedule()
+
+    def _set_schedule(self) -> None:
+        planned = self.public_epochs + self.private_epochs
+        chosen = self.trainer.max_epochs
+        if chosen not in (*_UNSET_MAX_EPOCHS, planned):
+            raise ConfigError(
+                f"trainer.max_epochs is {chosen}, but the schedule has {self.public_epochs} public and "
+                f"{self.private_epochs} private epochs. Leave max_epochs out and set model.public_epochs instead."
+            )
+        self.trainer.fit_loop.max_epochs = planned
+        # Each phase has its own loader, so Lightning must ask for one in every epoch.
+        self.trainer.reload_dataloaders_every_n_epochs = 1  # type: ignore[attr-defined]  # missing in its stubs
+
+    # Training
+
+    def train_loader(self, data: TrainingData) -> Iterable[Any]:
+        """Return the loader of the current epoch; the data module asks."""
+        if self.current_epoch < self.public_epochs:
+            return self.public_loader(data)
+        return self.private_loader(data)
+
+    def private_loader(self, data: TrainingData) -> Iterable[Any]:
+        """Return the batches of the private steps."""
+        raise PrivacyError(f"{type(self).__name__} has no private steps.")
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        """Train on the redacted view without noise; `private_step` takes every other kind of batch."""
+        if isinstance(batch, PublicView):
+            self.unnoised_step(batch.video, batch.label)
+        else:
+            self.private_step(batch)
+
+    def private_step(self, batch: Any) -> None:
+        """Take one step on a batch that holds more than the redacted view."""
+        raise PrivacyError(
+            f"{type(self).__name__} trains on the redacted view only, but a {type(batch).__name__} came."
+        )
+
+    def unnoised_step(self, video: Tensor, label: Tensor) -> None:
+        """Take one ordinary optimizer step and log its loss."""
+        optimizer = _first(self.optimizers())
+        loss = F.cross_entropy(self.network(as_floats(video)), label, label_smoothing=self._label_smoothing)
+        optimizer.zero_grad()
+        self.manual_backward(loss)
+        optimizer.step()
+        _first(self.lr_schedulers()).step()
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(label))
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Return the optimizer of un-noised training with its one-cycle schedule, and those of the private steps."""
+        optimizer, schedule = self._unnoised_optimizer()
+        return [optimizer, *self.private_optimizers()], [schedule]
+
+    def private_optimizers(self) -> list[Optimizer]:
+        """Return the optimizers of the private steps."""
+        return []
+
+    def _unnoised_optimizer(self) -> tuple[Optimizer, LRScheduler]:
+        trained = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        optimizer = self._optimizer(trained)
+        batches = max(1, len(self.trainer.datamodule.public_loader()))  # type: ignore[attr-defined]  # as in setup
+        schedule = OneCycleLR(
+            optimizer,
+            max_lr=[group["lr"] for group in optimizer.param_groups],
+            total_steps=max(1, self.public_epochs) * batches + 1,
+            pct_start=0.2,
+        )
+        return optimizer, schedule
+
+    # Evaluation
+
+    def validation_step(self, batch: TwoViews, batch_idx: int) -> None:
+        """Log the accuracy of both views."""
+        self._evaluate("val", batch)
+
+    def test_step(self, batch: TwoViews, batch_idx: int) -> None:
+        """Log the accuracy of both views."""
+        self._evaluate("test", batch)
+
+    def predict_step(self, batch: TwoViews, batch_idx: int) -> dict[str, Tensor]:
+        """Return the probabilities of both views and the records' positions."""
+        full, redacted = self.logits(batch)
+        return {
+            "index": batch.public.position,
+            "probabilities": full.softmax(1),
+            "probabilities_redacted": redacted.softmax(1),
+        }
+
+    def _evaluate(self, stage: str, batch: TwoViews) -> None:
+        for view, logits in zip(("full", "redacted"), self.logits(batch), strict=True):
+            metric = cast(Metric, self.accuracies[f"{stage}_{view}"])
+            metric.update(logits, batch.label)
+            name = f"{stage}/accuracy" if view == "full" else f"{stage}/accuracy_redacted"
+            self.log(name, metric, on_epoch=True, on_step=False, prog_bar=True, batch_size=len(batch.label))
+
+
+def _num_classes(network: nn.Module) -> int:
+    classes = getattr(network, "num_classes", None)
+    if not isinstance(classes, int):
+        raise ConfigError(
+            f"model.network ({type(network).__name__}) must have an integer num_classes, but {classes!r} came. "
+            "Use a network of pvision.models, or add the attribute to yours."
+        )
+    return classes
+
+
+def _first(several: Any) -> Any:
+    """Return the optimizer or schedule of un-noised training, which always comes first."""
+    return several[0] if isinstance(several, list) else several

@@ -1,0 +1,138 @@
+"""Per-record gradients: the reference engine, and two ways to hold them.
+
+The engine is `torch.func`: slow, obvious and right for any network whose samples do not meet.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+from torch.nn import functional as F
+
+from pvision.privacy.views import TwoViews
+
+__all__ = [
+    "DenseGradients",
+    "OuterGradients",
+    "RecordGradients",
+    "full_view_loss",
+    "record_gradients",
+    "residual_loss",
+]
+
+Parameters = dict[str, Tensor]
+RecordLoss = Callable[[Parameters, Tensor, Tensor, Tensor], Tensor]
+
+
+class RecordGradients(Protocol):
+    """Gradients of some records, one per record, held in whatever form is cheapest."""
+
+    def norms(self) -> Tensor:
+        """Return the L2 norm of each record's gradient over all parameters together, ``(B,)``."""
+
+    def weighted_sum(self, weights: Tensor) -> Parameters:
+        """Return the sum of the gradients times ``weights``, ``(B,)``; weight 0 leaves a record out, NaN or not."""
+
+
+class DenseGradients:
+    """Gradients with one row per record.
+
+    Args:
+        rows: for each parameter its gradients, ``(B, *shape)``.
+    """
+
+    def __init__(self, rows: Mapping[str, Tensor]) -> None:
+        self._rows = dict(rows)
+
+    def norms(self) -> Tensor:
+        """Return the norm over all parameters together, in float32 at least, ``(B,)``."""
+        squares = [rows.flatten(1).to(_at_least_float32(rows)).square().sum(1) for rows in self._rows.values()]
+        return torch.stack(squares).sum(0).sqrt()
+
+    def weighted_sum(self, weights: Tensor) -> Parameters:
+        """Return the weighted sum for each parameter."""
+        out = weights == 0
+        return {
+            name: torch.einsum("b...,b->...", _without(rows, out), weights.to(rows.dtype))
+            for name, rows in self._rows.items()
+        }
+
+
+class OuterGradients:
+    """Gradients of one matrix that are outer products, as those of a linear head are; nothing is expanded.
+
+    Args:
+        name: the parameter.
+        error: gradient of the loss in the outputs, ``(B, out)``.
+        features: inputs of the head, ``(B, in)``.
+    """
+
+    def __init__(self, name: str, error: Tensor, features: Tensor) -> None:
+        self._name, self._error, self._features = name, error, features
+
+    def norms(self) -> Tensor:
+        """Return the norms, ``(B,)``: an outer product's is the product of its factors'."""
+        norms: Tensor = torch.linalg.vector_norm(self._error, dim=1) * torch.linalg.vector_norm(self._features, dim=1)
+        return norms
+
+    def weighted_sum(self, weights: Tensor) -> Parameters:
+        """Return the weighted sum, as one matrix product."""
+        out = weights == 0
+        error = _without(self._error, out) * weights.unsqueeze(1)
+        return {self._name: error.T @ _without(self._features, out)}
+
+
+def residual_loss(network: nn.Module, frozen: Parameters) -> RecordLoss:
+    """Return the scalar whose gradient is one record's residual: ℓ(x) − ℓ(π(x)).
+
+    Args:
+        network: maps float clips ``(B, 3, T, H, W)`` to logits.
+        frozen: its buffers and the parameters that are not trained.
+    """
+
+    def loss(parameters: Parameters, full: Tensor, public: Tensor, label: Tensor) -> Tensor:
+        return _loss(network, parameters | frozen, full, label) - _loss(network, parameters | frozen, public, label)
+
+    return loss
+
+
+def full_view_loss(network: nn.Module, frozen: Parameters) -> RecordLoss:
+    """Return one record's ordinary loss on the full view, for DP-SGD; arguments as for `residual_loss`."""
+
+    def loss(parameters: Parameters, full: Tensor, public: Tensor, label: Tensor) -> Tensor:
+        return _loss(network, parameters | frozen, full, label)
+
+    return loss
+
+
+def record_gradients(
+    loss: RecordLoss, parameters: Parameters, views: TwoViews, *, microbatch: int
+) -> Iterator[DenseGradients]:
+    """Yield the per-record gradients of a batch, in pieces that fit into memory.
+
+    Args:
+        loss: the loss of one record; see `residual_loss` and `full_view_loss`.
+        parameters: the trained parameters by name.
+        views: the batch, as floats in [0, 1]; may be empty.
+        microbatch: records whose gradients are held at once.
+    """
+    # randomness="error": a layer that draws random numbers would draw others for each view.
+    per_record = vmap(grad(loss), in_dims=(None, 0, 0, 0), randomness="error")
+    for start in range(0, len(views.full), microbatch):
+        piece = slice(start, start + microbatch)
+        yield DenseGradients(per_record(parameters, views.full[piece], views.public.video[piece], views.label[piece]))
+
+
+def _loss(network: nn.Module, state: Parameters, clip: Tensor, label: Tensor) -> Tensor:
+    logits = functional_call(network, state, (clip.unsqueeze(0),))
+    return F.cross_entropy(logits, label.unsqueeze(0))
+
+
+def _at_least_float32(rows: Tensor) -> torch.dtype:
+    return torch.promote_types(rows.dtype, torch.float32)
+
+
+def _without(rows: Tensor, out: Tensor) -> Tensor:
+    return rows.masked_fill(out.reshape(-1, *[1] * (rows.dim() - 1)), 0)

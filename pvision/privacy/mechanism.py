@@ -1,0 +1,111 @@
+"""The Gaussian mechanism: the one place that clips, sums, charges and adds noise."""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from pvision.checks import positive_int
+from pvision.errors import PrivacyError
+from pvision.privacy.gradients import RecordGradients
+from pvision.privacy.noise import new_generator
+from pvision.privacy.sampling import PoissonBatches
+from pvision.privacy.spec import PrivacyReport, PrivacySpec
+
+__all__ = ["GaussianMechanism"]
+
+
+class GaussianMechanism:
+    """Releases noisy sums of clipped per-record gradients, and counts what it released.
+
+    Sampler and accountant belong to it, so that they cannot disagree: batches come from `batches`, and a batch that
+    was not drawn there is refused.
+
+    Args:
+        spec: the privacy statement.
+        num_records: records in the training set, N; public.
+
+    Attributes:
+        steps: releases so far.
+
+    Raises:
+        PrivacyError: if δ is not below 1/N.
+
+    Guarantee:
+        ``spec.epsilon(relation, steps=mechanism.steps)`` holds for all releases so far together: a record's share of
+        a sum is at most ``max_grad_norm`` (times 1 + float32 rounding), noise is drawn afresh for each release from a
+        generator that nobody can seed unless the run is declared NOT PRIVATE, and a release is counted before it is
+        made. The divisor ``sample_rate * N`` does not depend on who was drawn.
+
+        ==========================  =========================================
+        batch                       release
+        ==========================  =========================================
+        empty                       noise alone, charged
+        NaN or inf in a gradient    that record contributes zero
+        not drawn by ``batches``    PrivacyError, nothing charged or released
+        after the last step         PrivacyError, nothing charged or released
+        ==========================  =========================================
+    """
+
+    def __init__(self, spec: PrivacySpec, *, num_records: int) -> None:
+        self.spec = spec
+        self.num_records = positive_int("num_records", num_records)
+        if spec.delta >= 1 / num_records:
+            raise PrivacyError(
+                f"privacy.delta {spec.delta} is not below 1/N = {1 / num_records:.2g} for {num_records} records: "
+                f"publishing one record at random would satisfy it. Set it well below, for example {0.1 / num_records:.0e}."
+            )
+        self.steps = 0
+        self.batches = PoissonBatches(
+            num_records=num_records, sample_rate=spec.sample_rate, steps=spec.steps, seed=spec.noise_seed
+        )
+        self._generators: dict[torch.device, torch.Generator] = {}
+
+    def report(self) -> PrivacyReport:
+        """Return what may be claimed of the releases so far."""
+        return self.spec.report(steps=self.steps)
+
+    def release(
+        self, gradients: Iterable[RecordGradients], like: Mapping[str, Tensor], *, index: Tensor
+    ) -> dict[str, Tensor]:
+        """Return the noisy mean gradient of a batch.
+
+        Args:
+            gradients: the per-record gradients of the batch, in any number of pieces.
+            like: one tensor per parameter, for shape, dtype and device; decides the result for an empty batch.
+            index: positions of the batch's records, as `batches` drew them.
+
+        Returns:
+            For each parameter, (Σ clipped gradients + noise) / (sample_rate · N).
+
+        Raises:
+            PrivacyError: see the table above.
+        """
+        if self.steps >= self.spec.steps:
+            raise PrivacyError(
+                f"All {self.spec.steps} steps of the privacy statement are released; set privacy.steps before training."
+            )
+        self.batches.confirm(index)
+        total = self._clipped_sum(gradients, like)
+        self.steps += 1  # charged before the noisy sum exists: an interrupted release counts
+        scale = self.spec.noise * self.spec.max_grad_norm
+        expected = self.spec.sample_rate * self.num_records
+        return {name: (value + scale * self._noise(value)) / expected for name, value in total.items()}
+
+    def _clipped_sum(self, gradients: Iterable[RecordGradients], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        total = {name: torch.zeros_like(value) for name, value in like.items()}
+        for piece in gradients:
+            norms = piece.norms()
+            # Clip, never normalise: normalising would blow rounding errors of a zero residual up to the bound.
+            weights = (self.spec.max_grad_norm / norms.clamp_min(1e-30)).clamp(max=1)
+            weights = weights.where(norms.isfinite(), 0)
+            for name, value in piece.weighted_sum(weights).items():
+                total[name] += value
+        return total
+
+    def _noise(self, like: Tensor) -> Tensor:
+        if like.device not in self._generators:
+            seed = self.spec.noise_seed
+            self._generators[like.device] = new_generator(like.device, seed=None if seed is None else seed + 1)
+        generator = self._generators[like.device]
+        return torch.randn(like.shape, dtype=like.dtype, device=like.device, generator=generator)
