@@ -47,6 +47,6 @@ def peak_memory() -> dict[str, float]:
 
         units_per_mib = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, KiB elsewhere
         found["peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / units_per_mib
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         found["peak_gpu_memory_mb"] = torch.cuda.max_memory_allocated() / 2**20
     return found

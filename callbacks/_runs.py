@@ -7,7 +7,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.utilities import rank_zero_warn
 
-__all__ = ["copy_to_mlflow", "run_folder", "run_id", "write_whole"]
+__all__ = ["copy_to_mlflow", "is_trial", "run_folder", "run_id", "write_whole"]
 
 
 def run_folder(trainer: pl.Trainer) -> Path:
@@ -21,6 +21,11 @@ def run_folder(trainer: pl.Trainer) -> Path:
     logger = trainer.loggers[0]
     version = logger.version if isinstance(logger.version, str) else f"version_{logger.version}"
     return Path(logger.save_dir or trainer.default_root_dir, str(logger.name), version)
+
+
+def is_trial(trainer: pl.Trainer) -> bool:
+    """Return whether this is a ``fast_dev_run``, which leaves no traces."""
+    return bool(getattr(trainer, "fast_dev_run", False))
 
 
 def run_id(trainer: pl.Trainer) -> str | None:

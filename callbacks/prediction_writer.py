@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.utilities import rank_zero_warn
 from typing_extensions import override
 
-from pvision.callbacks._runs import run_folder, write_whole
+from pvision.callbacks._runs import is_trial, run_folder, write_whole
 
 __all__ = ["PredictionWriter"]
 
@@ -25,8 +25,7 @@ class PredictionWriter(BasePredictionWriter):
     ``test_set.names`` of the data module; without them, numbers stand there. In a module whose predictions look
     different it writes nothing and says so.
 
-    With several processes each rank but the first writes its share as ``predictions_RANK.csv``, beside rank 0's file
-    if the logger tells every rank its folder.
+    With several processes each rank but the first writes its share beside that, as ``predictions_RANK.csv``.
     """
 
     def __init__(self) -> None:
@@ -67,13 +66,15 @@ class PredictionWriter(BasePredictionWriter):
 
     @override
     def on_predict_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not self._rows or getattr(trainer, "fast_dev_run", False):
+        # Only rank 0 knows the folder, and every rank must take part in the broadcast.
+        folder = trainer.strategy.broadcast(run_folder(trainer) if trainer.is_global_zero else None)
+        if folder is None or not self._rows or is_trial(trainer):
             return
         table = io.StringIO()
         writer = csv.writer(table, lineterminator="\n")
         writer.writerow(self._columns)
         writer.writerows(cells for _, cells in sorted(self._rows, key=lambda row: row[0]))
         suffix = "" if trainer.is_global_zero else f"_{trainer.global_rank}"
-        path = run_folder(trainer) / f"predictions{suffix}.csv"
+        path = folder / f"predictions{suffix}.csv"
         write_whole(path, table.getvalue())
         print(f"Predictions: {path}")

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
 from pvision.callbacks._provenance import git_commit, peak_memory, seed, versions
-from pvision.callbacks._runs import copy_to_mlflow, run_folder, run_id, write_whole
+from pvision.callbacks._runs import copy_to_mlflow, is_trial, run_folder, run_id, write_whole
 
 __all__ = ["ReportsPrivacy", "RunSummary"]
 
@@ -54,7 +54,7 @@ class RunSummary(Callback):
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if trainer.is_global_zero and not _is_trial(trainer):
+        if trainer.is_global_zero and not is_trial(trainer):
             folder = run_folder(trainer)
             if folder != self._folder:
                 self._begin()
@@ -92,7 +92,7 @@ class RunSummary(Callback):
                     self._metrics[f"privacy/{name}"] = self._privacy[name]
 
     def _write(self, trainer: pl.Trainer, status: str) -> None:
-        if self._folder is None or not trainer.is_global_zero or _is_trial(trainer):
+        if self._folder is None or not trainer.is_global_zero or is_trial(trainer):
             return
         summary = {
             "name": self.name,
@@ -112,10 +112,6 @@ class RunSummary(Callback):
         self.path = self._folder / "summary.json"
         write_whole(self.path, json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
         copy_to_mlflow(trainer, self.path)
-
-
-def _is_trial(trainer: pl.Trainer) -> bool:
-    return bool(getattr(trainer, "fast_dev_run", False))
 
 
 def _as_dict(report: Any) -> Mapping[str, Any]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pvision.checks import positive_int
-from pvision.datamodules.video_file import VideoFile, quarter_turns
+from pvision.datamodules._video_file import VideoFile, quarter_turns
 from pvision.errors import ConfigError, CorruptVideoError
 
 if TYPE_CHECKING:

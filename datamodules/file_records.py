@@ -75,7 +75,7 @@ class FileRecords(Records):
     def __len__(self) -> int:
         return len(self._footage)
 
-    def __getitem__(self, indices: Sequence[int]) -> TwoViews:  # type: ignore[override]  # batches, not items
+    def __getitem__(self, indices: Sequence[int]) -> TwoViews:
         clips = [self._views(self._footage[index]) for index in indices]
         index = torch.as_tensor(indices, dtype=torch.int64)
         shape = (self._clip.frames, self._clip.size, self._clip.size)
@@ -86,6 +86,7 @@ class FileRecords(Records):
 
     @property
     def names(self) -> Sequence[str]:
+        """The videos' paths below the folder of clips."""
         return [footage.name for footage in self._footage]
 
     def _views(self, footage: Footage) -> tuple[Tensor, Tensor, Tensor]:

@@ -3,13 +3,12 @@
 from abc import abstractmethod
 
 from pvision.checks import one_of, positive_int
-from pvision.datamodules.clip_check import check_clips
+from pvision.datamodules._clip_check import check_clips
 from pvision.datamodules.decoding import probe_video
 from pvision.datamodules.file_records import ClipFormat, FileRecords
 from pvision.datamodules.listing import SPLITS, Listing, Row, refuse_empty
 from pvision.datamodules.mask_source import Footage, MaskSource
 from pvision.datamodules.video import VideoDataModule
-from pvision.errors import CorruptVideoError
 from pvision.privacy import Redaction
 
 __all__ = ["FileVideos"]
@@ -78,10 +77,10 @@ class FileVideos(VideoDataModule):
             DataError: if the layout is not the expected one, or clips cannot be used.
         """
         listing = self.list_clips()
+        self.class_names = listing.class_names
         good, self.skipped = check_clips(listing.rows, self._inspect, skip=self._skip)
         splits = {split: [pair for pair in good if pair[0].split == split] for split in (*SPLITS, "pretraining")}
         refuse_empty({split: splits[split] for split in SPLITS}, listing.source)
-        self.class_names = listing.class_names
         self.train_set, self.val_set, self.test_set = (self._records(splits[split], split) for split in SPLITS)
         if splits["pretraining"]:
             self.pretraining_set = self._records(splits["pretraining"], "pretraining")
@@ -90,14 +89,8 @@ class FileVideos(VideoDataModule):
         footage = Footage(row.name, row.path, probe_video(row.path))
         self.masks.check(footage)
         if self._skip:  # Too late later on: the accountant must know how many records there are.
-            self._read(row, footage)
-        return footage
-
-    def _read(self, row: Row, footage: Footage) -> None:
-        try:
             _ = self._records([(row, footage)], row.split)[[0]]
-        except MemoryError as error:
-            raise CorruptVideoError(row.path, "it does not fit in memory") from error
+        return footage
 
     def _records(self, clips: list[tuple[Row, Footage]], split: str) -> FileRecords:
         return FileRecords(

@@ -99,7 +99,8 @@ def _refuse_repetitions(rows: Sequence[Row]) -> None:
         first = files.setdefault(row.path.resolve(), row)
         if first is not row:
             raise DataError(
-                f"{row.source}: the clip {row.name!r} is already at {first.source}. One record is one clip: keep one row."
+                f"{row.source}: the clip {row.name!r} is the same file as at {first.source}. One record is one file: "
+                "keep one of the two."
             )
         first = stems.setdefault(str(Path(row.name).with_suffix("")), row)
         if first is not row:

@@ -81,8 +81,8 @@ class Boxes(MaskSource):
         spans = self._spans.get(footage.name)
         if spans is None and self._missing == "error":
             raise DataError(
-                f"{self._path} says nothing of the clip {footage.name!r} ({footage.path}). Add its boxes, an empty list if "
-                "it was looked at and has none, or set `missing: none_sensitive` to make such clips public."
+                f"{self._path} says nothing of the clip {footage.name!r} ({footage.path}). Add its boxes, an empty "
+                "list if it was looked at and has none, or set `missing: none_sensitive` to make such clips public."
             )
         return spans or []
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from pvision.checks import positive_int
+from pvision.datamodules._npz import NpzFrames
+from pvision.datamodules._png import png_size, read_png
 from pvision.datamodules.decoding import count_frames, decode_frames, probe_video
 from pvision.datamodules.mask_source import Footage, MaskSource, refuse_other_length, refuse_other_size
-from pvision.datamodules.npz import NpzFrames
-from pvision.datamodules.png import png_size, read_png
 from pvision.errors import ConfigError, DataError
 
 __all__ = ["MaskArrays", "MaskImages", "MaskVideos"]

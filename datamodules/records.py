@@ -58,18 +58,24 @@ class TensorRecords(Records):
         mask: bool, ``(N, T, H, W)``, True inside the annotated region.
         label: int64, ``(N,)``.
         redaction: what is sensitive and how it is removed.
+        names: what to call each record; their positions if None.
 
     Raises:
-        DataError: if the three disagree in length or size.
+        DataError: if these disagree in length or size.
     """
 
-    def __init__(self, video: Tensor, mask: Tensor, label: Tensor, redaction: Redaction) -> None:
+    def __init__(
+        self, video: Tensor, mask: Tensor, label: Tensor, redaction: Redaction, *, names: Sequence[str] | None = None
+    ) -> None:
         if video.shape[:-1] != mask.shape or len(video) != len(label):
             raise DataError(
                 "video (N, T, H, W, 3), mask (N, T, H, W) and label (N,) must agree, but "
                 f"{tuple(video.shape)}, {tuple(mask.shape)} and {tuple(label.shape)} came."
             )
+        if names is not None and len(names) != len(video):
+            raise DataError(f"names must hold one name for each of {len(video)} records, but {len(names)} came.")
         self._video, self._label, self._redaction = video, label, redaction
+        self._names = [str(position) for position in range(len(video))] if names is None else list(names)
         self._region = torch.cat([redaction.region(part) for part in mask.split(256)]) if len(mask) else mask
 
     def __len__(self) -> int:
@@ -84,5 +90,5 @@ class TensorRecords(Records):
 
     @property
     def names(self) -> Sequence[str]:
-        """The records' positions."""
-        return [str(index) for index in range(len(self))]
+        """What the records are called."""
+        return self._names

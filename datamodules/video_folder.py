@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
+from pvision.datamodules._folder_listing import HashSplit, list_folders, list_table
 from pvision.datamodules.file_videos import FileVideos
-from pvision.datamodules.folder_listing import HashSplit, list_folders, list_table
-from pvision.datamodules.listing import Listing
+from pvision.datamodules.listing import SPLITS, Listing, refuse_empty
 from pvision.datamodules.mask_source import MaskSource
-from pvision.errors import DataError
+from pvision.errors import ConfigError, DataError
 from pvision.privacy import Redaction
 
 __all__ = ["VideoFolder"]
@@ -37,6 +37,9 @@ class VideoFolder(FileVideos):
         batch_size: clips in a batch of un-noised training.
         eval_batch_size: clips in a batch of evaluation.
         num_workers: loader processes; 0 loads in the main process.
+
+    Raises:
+        ConfigError: if a setting is out of its range.
 
     Example:
         >>> data = VideoFolder(  # doctest: +SKIP
@@ -79,6 +82,11 @@ class VideoFolder(FileVideos):
         self._table = None if annotations is None else Path(annotations).expanduser()
         self._hash_split = HashSplit.of(val_fraction, test_fraction)
         self._pretraining = pretraining_split
+        if pretraining_split is not None and (not pretraining_split or pretraining_split in SPLITS):
+            raise ConfigError(
+                f"data.pretraining_split must name a split of its own, not {pretraining_split!r}: the guarantee covers "
+                "train, and results on val and test must not be trained on."
+            )
 
     def list_clips(self) -> Listing:
         """Return the clips of all splits, unopened.
@@ -93,5 +101,9 @@ class VideoFolder(FileVideos):
                 "root/train|val|test/CLASS/CLIP, or in any way together with data.annotations."
             )
         if self._table is not None:
-            return list_table(self._table, self._root, self._hash_split, self._pretraining)
-        return list_folders(self._root, self._hash_split, self._pretraining)
+            listing = list_table(self._table, self._root, self._hash_split, self._pretraining)
+        else:
+            listing = list_folders(self._root, self._hash_split, self._pretraining)
+        if self._pretraining:
+            refuse_empty({self._pretraining: listing.of("pretraining")}, listing.source)
+        return listing

@@ -57,10 +57,13 @@ def unit_rate(name: str, value: object) -> float:
 
 
 def positive_int(name: str, value: object, *, low: int = 1) -> int:
-    """Return ``value`` as an int if it is a whole number of at least ``low``."""
+    """Return ``value`` as an int if it is a whole number of at least ``low`` that fits into 64 bits."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < low:
         raise ConfigError(f"{name} must be a whole number of at least {low}, but {value!r} came.")
-    return int(value)
+    number = int(value)
+    if number >= 2**63:
+        raise ConfigError(f"{name} must be a whole number below 2**63, but {value!r} came.")
+    return number
 
 
 def one_of(name: str, value: object, allowed: Collection[str]) -> str:

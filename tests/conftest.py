@@ -40,6 +40,7 @@ LIBRARY_VARIABLES = {
     "RANK",
     "PL_GLOBAL_SEED",  # seed_everything
     "PL_SEED_WORKERS",
+    "PYTORCH_NVML_BASED_CUDA_CHECK",  # Lightning, at import
     "PYTEST_CURRENT_TEST",
     "PYTEST_VERSION",
     "QT_QPA_FONTDIR",  # OpenCV, at import

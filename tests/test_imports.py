@@ -21,17 +21,9 @@ HEAVY = {
     "numpy",
 }
 NOT_FOR_CALLBACKS = {"mlflow", "kornia", "albumentations", "pytorchvideo", "opacus", "matplotlib", "av", "pybullet"}
-EXTRAS = [
-    "mlflow",
-    "kornia",
-    "albumentations",
-    "pytorchvideo",
-    "opacus",
-    "dp_accounting",
-    "matplotlib",
-    "av",
-    "pybullet",
-]
+PRINT_NEW = "print(*{name.partition('.')[0] for name in set(sys.modules) - old})"
+# Not matplotlib: torchmetrics loads it wherever it is installed. `.ci/package` imports all without it.
+EXTRAS = ["mlflow", "kornia", "albumentations", "pytorchvideo", "opacus", "dp_accounting", "av", "pybullet"]
 
 
 def run_python(code: str, folder: Path) -> str:
@@ -43,8 +35,8 @@ def run_python(code: str, folder: Path) -> str:
 
 def modules_after(statement: str, folder: Path, *, before: str = "pass") -> set[str]:
     """The top-level modules that a statement brings into a fresh interpreter, beyond those that ``before`` brings."""
-    code = f"import sys\n{before}\nold = set(sys.modules)\n{statement}\nprint(*{{n.partition('.')[0] for n in set(sys.modules) - old}})"
-    return set(run_python(code, folder).split())
+    lines = ["import sys", before, "old = set(sys.modules)", statement, PRINT_NEW]
+    return set(run_python("\n".join(lines), folder).split())
 
 
 def test_import_pvision_loads_nothing_heavy(tmp_path: Path) -> None:
@@ -52,10 +44,17 @@ def test_import_pvision_loads_nothing_heavy(tmp_path: Path) -> None:
 
 
 def test_listing_the_recipes_loads_nothing_heavy(tmp_path: Path) -> None:
-    code = "import sys\nfrom pvision.cli import main\nmain(['recipes', 'list'])\nprint(); print(*{n.partition('.')[0] for n in sys.modules})"
-    lines = run_python(code, tmp_path).strip().splitlines()
-    assert not set(lines[-1].split()) & (HEAVY | {"jsonargparse"})
-    assert any("maskdp_mocap" in line for line in lines[:-1])
+    lines = [
+        "import sys",
+        "old = set(sys.modules)",
+        "from pvision.cli import main",
+        "main(['recipes', 'list'])",
+        "print()",
+        PRINT_NEW,
+    ]
+    *listing, loaded = run_python("\n".join(lines), tmp_path).strip().splitlines()
+    assert not set(loaded.split()) & (HEAVY | {"jsonargparse"})
+    assert any("maskdp_mocap" in line for line in listing)
 
 
 def test_the_import_probe_sees_a_heavy_package(tmp_path: Path) -> None:
@@ -95,6 +94,17 @@ def test_the_second_identity_is_refused(name: str) -> None:
     )
     assert done.returncode == 1
     assert f"ImportError: import these as `pvision.{name}`" in done.stderr
+
+
+def test_no_module_is_loaded_twice() -> None:
+    """The links in pvision/ lead pytest to the same files by two ways; classes must be the same by both."""
+    files: dict[Path, set[str]] = {}
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if file and (path := Path(file).resolve()).is_relative_to(ROOT) and not path.is_relative_to(ROOT / ".venv"):
+            files.setdefault(path, set()).add(name)
+    twice = {str(path.relative_to(ROOT)): names for path, names in files.items() if len(names) > 1}
+    assert not twice
 
 
 def lint_imports(folder: Path) -> "subprocess.CompletedProcess[str]":

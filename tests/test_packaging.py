@@ -1,6 +1,9 @@
 """What pyproject.toml says about packages is what the folders hold, and what the wheel carries."""
 
+import ast
+import importlib.metadata
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -47,14 +50,47 @@ def test_the_versions_agree() -> None:
     assert SETTINGS["project"]["version"] == pvision.__version__
 
 
+def declared() -> set[str]:
+    """The normalised names of the packages that pyproject.toml asks for."""
+    project = SETTINGS["project"]
+    lines = [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
+    names = (re.match(r"[\w.-]+", line) for line in lines)
+    return {name[0].lower().replace("_", "-") for name in names if name} - {"pvision"}
+
+
+def imported(tree: ast.AST) -> set[str]:
+    """The top-level names of all imports in a module, wherever they stand."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.partition(".")[0])
+    return found
+
+
+def test_every_imported_package_is_declared() -> None:
+    files = [path for folder in SETUPTOOLS["package-dir"].values() for path in (ROOT / folder).rglob("*.py")]
+    names = set().union(*(imported(ast.parse(path.read_text(encoding="utf-8"))) for path in files))
+    owners = importlib.metadata.packages_distributions()
+    undeclared = {
+        name: owners.get(name, ["a package that is not installed"])
+        for name in names - sys.stdlib_module_names - {"pvision"}
+        if not {owner.lower().replace("_", "-") for owner in owners.get(name, [])} & declared()
+    }
+    assert not undeclared, f"imported, but neither a dependency nor in an extra: {undeclared}"
+
+
+def test_imports_are_found_wherever_they_stand() -> None:
+    code = "import a.b\nfrom . import c\ndef f():\n    from d.e import g\n"
+    assert imported(ast.parse(code)) == {"a", "d"}
+
+
 def test_constraints_pin_exactly_what_pyproject_asks_for() -> None:
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pinned = {line.partition("==")[0] for line in lines if line and not line.startswith("#")}
-    project = SETTINGS["project"]
-    asked = [*project["dependencies"], *(line for lines in project["optional-dependencies"].values() for line in lines)]
-    names = {"".join(c if c.isalnum() or c in "-_." else " " for c in line).split()[0] for line in asked}
     # setuptools is left to what torch wants of it.
-    assert pinned == names - {"pvision", "setuptools"}
+    assert pinned == declared() - {"setuptools"}
 
 
 @pytest.mark.parametrize("name", LINKS)

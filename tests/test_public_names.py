@@ -21,13 +21,13 @@ FOLDERS = {
 }
 
 
-def declared_names(path: Path) -> list[str]:
-    """The sorted `__all__` of a file, read without importing it."""
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+def declared_names(source: str) -> list[str] | None:
+    """The sorted `__all__` of a module, read without importing it; None where it has none."""
+    for node in ast.parse(source).body:
         targets = [node.target] if isinstance(node, ast.AnnAssign) else getattr(node, "targets", [])
         if any(isinstance(target, ast.Name) and target.id == "__all__" for target in targets):
             return sorted(ast.literal_eval(node.value))
-    return []
+    return None
 
 
 def public_names() -> dict[str, list[str]]:
@@ -37,7 +37,8 @@ def public_names() -> dict[str, list[str]]:
         for path in folder.rglob("*.py"):
             parts = path.relative_to(folder).with_suffix("").parts
             parts = parts[:-1] if parts[-1] == "__init__" else parts
-            if not any(part.startswith("_") for part in parts) and (names := declared_names(path)):
+            names = declared_names(path.read_text(encoding="utf-8"))
+            if names and not any(part.startswith("_") for part in parts):
                 found[".".join((package, *parts))] = names
     return dict(sorted(found.items()))
 
@@ -60,6 +61,23 @@ def test_the_public_names_are_the_frozen_ones() -> None:
 
 def test_a_lost_and_a_new_name_are_told_apart() -> None:
     assert differences({"m": ["a", "b"]}, {"m": ["b", "c"], "n": ["a"]}) == (["m.a"], ["m.c", "n.a"])
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for folder in FOLDERS.values() for path in sorted(folder.rglob("*.py"))],
+    ids=lambda path: f"{path.parent.name}/{path.name}",
+)
+def test_every_module_declares_its_public_names(path: Path) -> None:
+    names = declared_names(path.read_text(encoding="utf-8"))
+    assert names is not None, f"{path.relative_to(ROOT)} has no `__all__`. An empty one says that nothing is public."
+    assert len(names) == len(set(names)), f"{path.relative_to(ROOT)}: a name stands twice in `__all__`"
+
+
+def test_a_missing_all_is_seen() -> None:
+    assert declared_names("x = 1\n") is None
+    assert declared_names("__all__: list[str] = []\n") == []
+    assert declared_names('__all__ = ["b", "a"]\n') == ["a", "b"]
 
 
 @pytest.mark.slow

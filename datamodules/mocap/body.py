@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CLASS_NAMES", "JOINTS", "PARTS", "REGIONS", "Joint", "Poses"]
+__all__ = ["CLASS_NAMES", "JOINTS", "LINK_OFFSET", "PARTS", "REGIONS", "SHIRT", "SKIN", "Joint", "Poses"]
 
 CLASS_NAMES = (
     "walk",
@@ -45,7 +45,16 @@ PARTS = (
     "left_forearm",
     "left_hand",
 )
-"""Name of each value of a part map; value ``v`` above 0 is the renderer's link ``v - 2``."""
+"""Name of each value of a part map; ``base`` has no surface, so 1 never occurs."""
+
+LINK_OFFSET = 2
+"""Part value of the renderer's link 0; its base is link -1."""
+
+SKIN = (4, 9, 10, 15, 16)
+"""The parts that show skin."""
+
+SHIRT = (1, 2, 3, 8, 14)
+"""The parts that wear the shirt; the others wear the trousers."""
 
 _ARMS = (8, 9, 10, 14, 15, 16)
 

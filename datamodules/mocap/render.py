@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from pvision.checks import at_least, one_of, positive_int
+from pvision.datamodules.mocap.palette import IndexedClip
 from pvision.datamodules.mocap.scenes import SPLITS, Scene, draw_scene
-from pvision.datamodules.mocap.stage import RenderedClip, stage
+from pvision.datamodules.mocap.stage import stage
 
 __all__ = ["render_clip", "render_split"]
 
@@ -22,7 +23,7 @@ class _Job(NamedTuple):
     size: int
 
 
-def render_clip(split: str, index: int, *, seed: int, frames: int = 8, size: int = 48) -> tuple[Scene, RenderedClip]:
+def render_clip(split: str, index: int, *, seed: int, frames: int = 8, size: int = 48) -> tuple[Scene, IndexedClip]:
     """Render one clip in this process.
 
     Args:
@@ -45,7 +46,7 @@ def render_clip(split: str, index: int, *, seed: int, frames: int = 8, size: int
 
 def render_split(
     split: str, count: int, *, seed: int, frames: int = 8, size: int = 48, processes: int = 1
-) -> Iterator[tuple[Scene, RenderedClip]]:
+) -> Iterator[tuple[Scene, IndexedClip]]:
     """Render the clips 0 to ``count - 1`` of a split, in order.
 
     Args:
@@ -74,10 +75,8 @@ def render_split(
             yield from clips
 
 
-def _work(job: _Job) -> list[tuple[Scene, RenderedClip]]:
-    return [
-        render_clip(job.split, index, seed=job.seed, frames=job.frames, size=job.size) for index in job.indices
-    ]
+def _work(job: _Job) -> list[tuple[Scene, IndexedClip]]:
+    return [render_clip(job.split, index, seed=job.seed, frames=job.frames, size=job.size) for index in job.indices]
 
 
 def _silence() -> None:

@@ -1,33 +1,20 @@
 """The renderer: one body on a floor in pybullet's CPU renderer, which needs neither a display nor a GPU."""
 
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pvision.datamodules.mocap.body import JOINTS, Poses
+from pvision.datamodules.mocap.body import JOINTS, LINK_OFFSET, Poses
+from pvision.datamodules.mocap.palette import IndexedClip, garments, posterize
 from pvision.datamodules.mocap.scenes import Scene
 from pvision.errors import MissingExtraError
 
-__all__ = ["RenderedClip", "Stage", "stage"]
+__all__ = ["Stage", "stage"]
 
-_SKIN_LINKS = (2, 7, 8, 13, 14)
-_SHIRT_LINKS = (-1, 0, 1, 6, 12)
 _EYE_HEIGHT = 0.75  # metres; the camera looks at this height
 _FOLLOW = 0.3  # how fast the camera follows the body, per frame
-
-
-class RenderedClip(NamedTuple):
-    """A clip as the renderer gives it.
-
-    Attributes:
-        video: uint8, ``(T, H, W, 3)``.
-        parts: uint8, ``(T, H, W)``, values as in `PARTS`.
-    """
-
-    video: NDArray[np.uint8]
-    parts: NDArray[np.uint8]
 
 
 @cache
@@ -45,8 +32,8 @@ class Stage:
 
     def __init__(self) -> None:
         try:
-            import pybullet  # noqa: PLC0415  # only rendering needs it
-            import pybullet_data  # noqa: PLC0415
+            import pybullet  # only rendering needs it
+            import pybullet_data
         except ImportError as error:
             raise MissingExtraError("pybullet", "render", "Rendering MocapActions") from error
         self._bullet: Any = pybullet
@@ -60,7 +47,7 @@ class Stage:
             flags=pybullet.URDF_MAINTAIN_LINK_ORDER,
         )
 
-    def render(self, scene: Scene, *, frames: int, size: int) -> RenderedClip:
+    def render(self, scene: Scene, *, frames: int, size: int) -> IndexedClip:
         """Render a clip.
 
         Args:
@@ -78,13 +65,12 @@ class Stage:
             target = (1 - _FOLLOW) * target + _FOLLOW * poses.position[frame]
             target[2] = _EYE_HEIGHT
             video[frame], parts[frame] = self._photograph(scene, target, size)
-        return RenderedClip(video, parts)
+        return posterize(video, parts, scene)
 
     def _dress(self, scene: Scene) -> None:
-        for link in range(-1, 15):
-            covered = scene.shirt if link in _SHIRT_LINKS else scene.trousers
-            color = scene.skin if link in _SKIN_LINKS else covered
-            self._bullet.changeVisualShape(self._body, link, rgbaColor=[*color, 1])
+        for part, color in enumerate(garments(scene)):
+            if part:
+                self._bullet.changeVisualShape(self._body, part - LINK_OFFSET, rgbaColor=[*color, 1])
         self._bullet.changeVisualShape(self._floor, -1, rgbaColor=[*scene.floor, 1])
 
     def _pose(self, poses: Poses, frame: int) -> None:
@@ -116,4 +102,4 @@ class Stage:
         ids = np.reshape(objects, (size, size))
         # Low 24 bits: the object; above: link + 1. Nothing there: -1.
         on_body = (ids >= 0) & ((ids & 0xFFFFFF) == self._body)
-        return picture, np.where(on_body, (ids >> 24) + 1, 0).astype(np.uint8)
+        return picture, np.where(on_body, (ids >> 24) - 1 + LINK_OFFSET, 0).astype(np.uint8)

@@ -1,1 +1,101 @@
-"""."""
+"""The `pvision` command.
+
+Only what a command needs is imported: the recipes are listed without torch, training loads Lightning.
+"""
+
+import importlib
+import sys
+
+from pvision.errors import ConfigError, UserError
+
+__all__ = ["main"]
+
+_STAGES = ("fit", "validate", "test", "predict")
+
+_HELP = """\
+usage: pvision COMMAND ...
+
+Train vision models on footage of people under a privacy guarantee that holds.
+
+  pvision recipes list               the shipped configurations, what they cost, the ε they end with
+  pvision recipes show NAME          print one
+  pvision recipes copy NAME DEST     copy one, to change it
+
+  pvision fit --config NAME-or-FILE  train, test, write summary.json; tracked in mlruns/mlflow.db
+  pvision validate|test|predict --config NAME-or-FILE --ckpt_path FILE
+  pvision fit --config NAME --print_config          every setting with its value
+  pvision fit --help                                every flag
+
+  pvision demo                       the comparison of methods on the shipped data
+
+  pvision --version, pvision --help
+"""
+
+
+def main(args: list[str] | None = None) -> int | None:
+    """Run the command and return its exit code; None is success.
+
+    Args:
+        args: the words after ``pvision``; those of the process if None.
+
+    Raises:
+        SystemExit: with code 2 if what the user gave is wrong (one message on stderr, nothing written), 130 after
+            Ctrl-C, 143 after SIGTERM.
+    """
+    argv = list(sys.argv[1:] if args is None else args)
+    try:
+        return _dispatch(argv)
+    except UserError as error:
+        print(f"pvision: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("\npvision: interrupted.", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def _dispatch(argv: list[str]) -> int | None:
+    command, rest = (argv[0], argv[1:]) if argv else ("--help", [])
+    if command in _STAGES:
+        return _train(argv)
+    if command == "recipes":
+        print(_recipes(rest))
+        return None
+    if command == "demo":
+        demo = importlib.import_module("pvision.cli.demo")
+        return int(demo.main(rest))
+    if command in ("--help", "-h"):
+        print(_HELP, end="")
+        return None
+    if command == "--version":
+        print(f"pvision {importlib.import_module('pvision').__version__}")
+        return None
+    from pvision.cli.suggestions import did_you_mean  # difflib takes longer to load than a list of recipes
+
+    known = (*_STAGES, "recipes", "demo", "--help", "--version")
+    raise ConfigError(f"{command} is no command{did_you_mean(command, known)} `pvision --help` shows all.")
+
+
+def _recipes(argv: list[str]) -> str:
+    from pvision.cli import recipes
+
+    match argv:
+        case ["list"]:
+            return recipes.table()
+        case ["show", name]:
+            return recipes.text(name).rstrip("\n")
+        case ["copy", name, destination]:
+            return recipes.copy(name, destination)
+    raise ConfigError(
+        f"`pvision recipes {' '.join(argv)}` cannot be read. Write `pvision recipes list`, "
+        "`pvision recipes show NAME` or `pvision recipes copy NAME DEST`."
+    )
+
+
+def _train(argv: list[str]) -> int | None:
+    from pvision.cli.configs import resolve_configs
+
+    # Before Lightning is loaded: a misspelt name is answered at once.
+    resolved, name = resolve_configs(argv)
+    from pvision.cli.training import run
+
+    return run(resolved, name=name)

@@ -4,8 +4,12 @@ Its `Swish` is an `autograd.Function` without `setup_context`, which `torch.func
 function. Dropout is left out, because its noise would differ between the two views of a record.
 """
 
+import operator
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
 
 from torch import nn
 
@@ -61,11 +65,7 @@ def build_x3d(size: X3DSize, *, num_classes: int, clip: Clip, norm: str) -> Part
     Raises:
         MissingExtraError: if pytorchvideo is not installed.
     """
-    try:
-        from pytorchvideo.models.x3d import create_x3d
-    except ImportError as error:
-        raise MissingExtraError("pytorchvideo", "video", "X3D") from error
-    network = create_x3d(
+    network = _pytorchvideo("x3d").create_x3d(
         input_clip_length=clip[0],
         input_crop_size=max(_X3D_STRIDE, *clip[1:]),
         model_num_class=num_classes,
@@ -77,6 +77,9 @@ def build_x3d(size: X3DSize, *, num_classes: int, clip: Clip, norm: str) -> Part
         inner_act=nn.SiLU,
         head_activation=None,
     )
+    for module in network.modules():
+        if hasattr(module, "branch_fusion"):
+            module.branch_fusion = operator.add  # a lambda, which cannot be pickled
     # The fixed pooling window would want square clips of the size given above; this takes whatever comes.
     network.blocks[-1].pool.pool = GlobalMean()
     return Parts(network, head="blocks.5.proj")
@@ -94,12 +97,8 @@ def build_slowfast(size: SlowFastSize, *, num_classes: int, clip: Clip, norm: st
     Raises:
         MissingExtraError: if pytorchvideo is not installed.
     """
-    try:
-        from pytorchvideo.models.slowfast import create_slowfast
-    except ImportError as error:
-        raise MissingExtraError("pytorchvideo", "video", "SlowFast") from error
     del clip  # adaptive pooling: no layer depends on the size
-    network = create_slowfast(
+    network = _pytorchvideo("slowfast").create_slowfast(
         slowfast_fusion_conv_kernel_size=(size.fusion_frames, 1, 1),
         model_depth=size.depth,
         model_num_class=num_classes,
@@ -109,3 +108,14 @@ def build_slowfast(size: SlowFastSize, *, num_classes: int, clip: Clip, norm: st
         head_pool=nn.AdaptiveAvgPool3d,
     )
     return Parts(network, head="blocks.6.proj", prepare=two_pathways)
+
+
+def _pytorchvideo(module: str) -> ModuleType:
+    try:
+        with warnings.catch_warnings():
+            # It decorates functions with torch.jit.script, which torch 2.15 deprecates; users can do nothing about it.
+            warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning)
+            warnings.filterwarnings("ignore", message=".*torch.jit.script", category=DeprecationWarning)
+            return import_module(f"pytorchvideo.models.{module}")
+    except (ImportError, RuntimeError) as error:  # RuntimeError: its torchvision was built for another torch
+        raise MissingExtraError("pytorchvideo", "video", "X3D and SlowFast") from error

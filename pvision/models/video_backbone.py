@@ -5,6 +5,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from pvision.checks import positive_int
 from pvision.errors import ConfigError
 from pvision.models.inputs import check_video
 from pvision.models.parts import Clip
@@ -56,8 +57,8 @@ class VideoBackbone(nn.Module):
         super().__init__()
         known = entry(name)
         self.name = name
-        self.num_classes = num_classes
-        self.clip: Clip = known.clip if clip is None else (clip[0], clip[1], clip[2])
+        self.num_classes = positive_int("num_classes", num_classes)
+        self.clip = known.clip if clip is None else known.checked_clip(clip)
         self.frozen = frozen
         parts = build_parts(name, num_classes=num_classes, clip=self.clip, norm=norm)
         state = None if weights is None else _state(name, known, weights)

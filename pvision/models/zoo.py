@@ -13,6 +13,7 @@ from pvision.models.parts import FRAMES_PER_SLOW_FRAME, Clip, Parts
 
 __all__ = ["Entry", "build_parts", "entry", "list_video_models"]
 
+_AXES = ("frames", "height", "width")
 Colour = tuple[float, float, float]
 
 _KINETICS: tuple[Colour, Colour] = ((0.45, 0.45, 0.45), (0.225, 0.225, 0.225))
@@ -38,6 +39,19 @@ class Entry:
     colour: tuple[Colour, Colour] = _KINETICS
     norms: tuple[str, ...] = ()
     torchvision_name: str | None = None
+
+    def checked_clip(self, clip: Clip) -> Clip:
+        """Return ``clip`` as a tuple if the network can be built for it.
+
+        Raises:
+            ConfigError: if it has not three sizes above 0, or one of them is no multiple of what it must be.
+        """
+        if len(clip) != len(_AXES):
+            raise ConfigError(f"clip must be (frames, height, width), but {clip!r} came.")
+        for axis, size, factor in zip(_AXES, clip, self.multiple, strict=True):
+            if positive_int(f"clip {axis}", size) % factor:
+                raise ConfigError(f"clip {axis} must be a multiple of {factor} for this network, but {size} came.")
+        return (clip[0], clip[1], clip[2])
 
 
 def list_video_models(pattern: str = "*") -> list[str]:
@@ -76,21 +90,13 @@ def build_parts(name: str, *, num_classes: int, clip: Clip, norm: str) -> Parts:
         MissingExtraError: if the package that brings it is not installed.
     """
     known = entry(name)
-    _check_clip(name, clip, known.multiple)
+    clip = known.checked_clip(clip)
     one_of("norm", norm, ("group", "batch"))
     if known.norms:
         return known.build(num_classes=num_classes, clip=clip, norm=norm)
     if norm != "group":
         raise ConfigError(f"norm='batch' came for {name}, which has layer norms only. Leave `norm` out.")
     return known.build(num_classes=num_classes, clip=clip)
-
-
-def _check_clip(name: str, clip: Clip, multiple: Clip) -> None:
-    if len(clip) != 3:
-        raise ConfigError(f"clip must be (frames, height, width), but {clip!r} came.")
-    for axis, size, factor in zip(("frames", "height", "width"), clip, multiple, strict=True):
-        if positive_int(f"clip {axis}", size) % factor:
-            raise ConfigError(f"clip {axis} must be a multiple of {factor} for {name}, but {size} came.")
 
 
 def _x3d(clip: Clip, size: pytorchvideo.X3DSize) -> Entry:
@@ -102,13 +108,12 @@ def _slowfast(clip: Clip, size: pytorchvideo.SlowFastSize) -> Entry:
     return Entry(build, clip, multiple=(FRAMES_PER_SLOW_FRAME, 1, 1), norms=_NORMS)
 
 
-def _mvit(name: str) -> Entry:
-    build = partial(torchvision.build_mvit, name)
-    return Entry(build, (16, 224, 224), multiple=(2, 32, 32), torchvision_name=name)
+def _mvit(size: torchvision.MViTSize, name: str) -> Entry:
+    return Entry(partial(torchvision.build_mvit, size), (16, 224, 224), multiple=(2, 32, 32), torchvision_name=name)
 
 
-def _swin3d(name: str) -> Entry:
-    return Entry(partial(torchvision.build_swin3d, name), (32, 224, 224), colour=_IMAGENET, torchvision_name=name)
+def _swin3d(size: torchvision.Swin3DSize, name: str) -> Entry:
+    return Entry(partial(torchvision.build_swin3d, size), (32, 224, 224), colour=_IMAGENET, torchvision_name=name)
 
 
 _NORMS = ("group", "batch")
@@ -120,11 +125,22 @@ _ENTRIES: dict[str, Entry] = {
     "slowfast_r50": _slowfast((32, 224, 224), pytorchvideo.SlowFastSize()),
     "slowfast_r101": _slowfast((32, 224, 224), pytorchvideo.SlowFastSize(depth=101, fusion_frames=5)),
     "slowfast_tiny": _slowfast((8, 32, 32), pytorchvideo.SlowFastSize(depth=18, stem_widths=(8, 1), fusion_frames=3)),
-    "mvit_v1_b": _mvit("mvit_v1_b"),
-    "mvit_v2_s": _mvit("mvit_v2_s"),
-    "mvit_tiny": Entry(torchvision.build_tiny_mvit, (4, 32, 32), multiple=(2, 8, 8)),
-    "swin3d_t": _swin3d("swin3d_t"),
-    "swin3d_s": _swin3d("swin3d_s"),
-    "swin3d_b": _swin3d("swin3d_b"),
-    "swin3d_tiny": Entry(torchvision.build_tiny_swin3d, (4, 32, 32), colour=_IMAGENET),
+    "mvit_v1_b": _mvit(torchvision.MViTSize(version=1), "mvit_v1_b"),
+    "mvit_v2_s": _mvit(torchvision.MViTSize(version=2), "mvit_v2_s"),
+    "mvit_tiny": Entry(
+        partial(torchvision.build_mvit, torchvision.MViTSize(version=2, width=16, depth=2, stages=(1,), key_stride=2)),
+        clip=(4, 32, 32),
+        multiple=(2, 8, 8),
+    ),
+    "swin3d_t": _swin3d(torchvision.Swin3DSize(), "swin3d_t"),
+    "swin3d_s": _swin3d(torchvision.Swin3DSize(depths=(2, 2, 18, 2)), "swin3d_s"),
+    "swin3d_b": _swin3d(torchvision.Swin3DSize(width=128, depths=(2, 2, 18, 2)), "swin3d_b"),
+    "swin3d_tiny": Entry(
+        partial(
+            torchvision.build_swin3d,
+            torchvision.Swin3DSize(width=16, depths=(2, 2), head_width=8, window=(2, 2, 2)),
+        ),
+        clip=(4, 32, 32),
+        colour=_IMAGENET,
+    ),
 }

@@ -1,6 +1,7 @@
 """What all private action-recognition modules share: the mechanism, its count, and what they refuse."""
 
 from abc import abstractmethod
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from pvision.privacy import GaussianMechanism, PrivacyReport, PrivacySpec
 
 __all__ = ["PrivateClassifier"]
 
-_STEPS_KEY = "privacy_steps"
+_STEPS_KEY, _SPEC_KEY = "privacy_steps", "privacy_spec"
 
 
 class PrivateClassifier(VideoClassifier):
@@ -30,8 +31,8 @@ class PrivateClassifier(VideoClassifier):
         mechanism: the one place that releases noisy gradients; None until the private epoch begins.
 
     Raises:
-        PrivacyError: if the run could not keep its guarantee: half precision with a gradient scaler, resumed
-            private steps, a δ too large for the data.
+        PrivacyError: if the run could not keep its guarantee: half precision with a gradient scaler, resumed or
+            repeated private training, a δ too large for the data, weights made under another privacy statement.
     """
 
     def __init__(
@@ -88,6 +89,11 @@ class PrivateClassifier(VideoClassifier):
                 "Resuming private training is refused: steps released after the checkpoint would be forgotten and ε "
                 "reported too low. Start anew without --ckpt_path; what the interrupted run released stays spent."
             )
+        if self.privacy_steps:
+            raise PrivacyError(
+                f"These weights come from {self.privacy_steps} private steps, which a second training would not count. "
+                "Start anew from a module that was not trained."
+            )
 
     def start_mechanism(self, data: TrainingData) -> GaussianMechanism:
         """Return the mechanism of this run, made for the training records."""
@@ -109,9 +115,23 @@ class PrivateClassifier(VideoClassifier):
         return self.mechanism
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the count of releases with the weights that they made."""
+        """Keep the privacy statement and the count of releases with the weights that they made."""
         checkpoint[_STEPS_KEY] = self.privacy_steps
+        checkpoint[_SPEC_KEY] = asdict(self.privacy)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the count of releases from the checkpoint."""
-        self._loaded_steps = int(checkpoint.get(_STEPS_KEY, 0))
+        """Take the count of releases from the checkpoint.
+
+        Raises:
+            PrivacyError: if the weights were made under another privacy statement, or under none.
+        """
+        made, stated = checkpoint.get(_SPEC_KEY), asdict(self.privacy)
+        if made is None:
+            raise PrivacyError("The checkpoint holds no privacy statement, so its ε is not known. Use another one.")
+        other = [f"{key} {made.get(key)!r}, not {value!r}" for key, value in stated.items() if made.get(key) != value]
+        if other:
+            raise PrivacyError(
+                f"The checkpoint was made with privacy {'; '.join(other)}: its ε is another. State what it was made "
+                "with (config.yaml among its run's artifacts)."
+            )
+        self._loaded_steps = int(checkpoint[_STEPS_KEY])

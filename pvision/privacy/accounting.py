@@ -24,9 +24,10 @@ RELATIONS: dict[str, str] = {
 """Our names of the neighbouring relations, and dp-accounting's."""
 
 _INTERVAL = 1e-4
-_SEARCH_INTERVAL = 1e-3
-_MAX_BUCKETS = 1e6
+_MAX_BUCKETS = 2e6
+_SEARCH = 10  # how much coarser than the final grid the one of a first search is
 _LEAST_NOISE = 1e-3  # one release below it has ε above 500,000: no number is more honest than infinity
+_MOST_NOISE, _LEAST_RATE = 1e12, 1e-15  # past them dp-accounting's arithmetic fails; at them ε is an upper bound
 
 
 def epsilon(
@@ -77,11 +78,7 @@ def epsilon(
         raise ConfigError("accountant 'rdp' has no bound for relation 'replace' under sampling; use accountant='pld'.")
     if steps == 0:
         return 0.0
-    if noise_multiplier < _LEAST_NOISE:
-        return math.inf
-    return _epsilon(
-        float(noise_multiplier), float(sample_rate), int(steps), float(delta), relation, accountant, _INTERVAL
-    )
+    return _epsilon(float(noise_multiplier), float(sample_rate), int(steps), float(delta), relation, accountant, 1)
 
 
 def noise_multiplier_for(
@@ -103,18 +100,17 @@ def noise_multiplier_for(
         ConfigError: if an argument is outside its range.
     """
     positive("target_epsilon", target_epsilon)
-    positive_int("steps", steps)
-
     unit_rate("sample_rate", sample_rate)
+    positive_int("steps", steps)
     open_unit("delta", delta)
     one_of("relation", relation, RELATIONS)
 
-    def spent(noise_multiplier: float, interval: float) -> float:
-        return _epsilon(noise_multiplier, sample_rate, steps, delta, relation, "pld", interval)
+    def spent(noise_multiplier: float, coarseness: float) -> float:
+        return _epsilon(noise_multiplier, sample_rate, steps, delta, relation, "pld", coarseness)
 
     # A coarse grid finds the neighbourhood quickly; the fine one, whose ε is lower, decides.
-    start = _least(lambda noise: spent(noise, _SEARCH_INTERVAL) <= target_epsilon, start=1.0, stride=2.0)
-    return _least(lambda noise: spent(noise, _INTERVAL) <= target_epsilon, start=start, stride=1.02)
+    start = _least(lambda noise: spent(noise, _SEARCH) <= target_epsilon, start=1.0, stride=2.0)
+    return _least(lambda noise: spent(noise, 1) <= target_epsilon, start=start, stride=1.02)
 
 
 def affordable_steps(
@@ -131,6 +127,7 @@ def affordable_steps(
         relation: the relation in which ``budget`` is meant.
     """
     positive("budget", budget)
+    positive_int("steps", steps)
     low, high = 0, steps + 1  # low fits, high does not (or is not planned)
     while high - low > 1:
         middle = (low + high) // 2
@@ -153,8 +150,11 @@ def _epsilon(
     delta: float,
     relation: str,
     accountant: str,
-    interval: float,
+    coarseness: float,
 ) -> float:
+    if noise_multiplier < _LEAST_NOISE:
+        return math.inf
+    noise_multiplier, sample_rate = min(noise_multiplier, _MOST_NOISE), max(sample_rate, _LEAST_RATE)
     try:
         from dp_accounting import NeighboringRelation, dp_event
     except ImportError as error:
@@ -163,9 +163,8 @@ def _epsilon(
     if sample_rate < 1:
         release = dp_event.PoissonSampledDpEvent(sample_rate, release)
     neighbours = NeighboringRelation[RELATIONS[relation]]
-    composed = _accountant(
-        accountant, neighbours, max(interval, _affordable_interval(noise_multiplier, sample_rate, steps))
-    )
+    interval = max(_INTERVAL, _affordable_interval(noise_multiplier, sample_rate, steps))
+    composed = _accountant(accountant, neighbours, coarseness * interval)
     try:
         composed.compose(dp_event.SelfComposedDpEvent(release, steps))
     except OverflowError:  # losses beyond what a float can hold; infinity is an upper bound too
@@ -187,8 +186,13 @@ def _affordable_interval(noise_multiplier: float, sample_rate: float, steps: int
     """Return the finest discretisation interval that the span of the losses allows.
 
     A coarser grid stays an upper bound; without it a tiny noise multiplier would ask for more memory than there is.
+    Up to an ε of about 50 it is not needed.
     """
     span = steps * sample_rate / (2 * noise_multiplier**2) + 10 * math.sqrt(steps) / noise_multiplier
+    if noise_multiplier > 0.2:  # below, the variance of a sampled loss says nothing any more
+        deviation = sample_rate * math.sqrt(steps * math.expm1(noise_multiplier**-2))
+        largest = math.log1p(sample_rate * math.expm1(10 / noise_multiplier + noise_multiplier**-2 / 2))
+        span = min(span, deviation**2 / 2 + 10 * deviation + largest)
     return span / _MAX_BUCKETS
 
 

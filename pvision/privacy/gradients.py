@@ -1,6 +1,8 @@
 """Per-record gradients: the reference engine, and two ways to hold them.
 
-The engine is `torch.func`: slow, obvious and right for any network whose samples do not meet.
+The engine is `torch.func`: slow, obvious and right for any network whose samples do not meet. Norms and sums are taken
+in float64, where the device has it: in float32 the square of 1e-25 is 0 and passes every clipping bound, and the
+rounding of a sum over thousands of records moves it by more than one record may.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +22,7 @@ __all__ = [
     "full_view_loss",
     "record_gradients",
     "residual_loss",
+    "wide",
 ]
 
 Parameters = dict[str, Tensor]
@@ -30,10 +33,10 @@ class RecordGradients(Protocol):
     """Gradients of some records, one per record, held in whatever form is cheapest."""
 
     def norms(self) -> Tensor:
-        """Return the L2 norm of each record's gradient over all parameters together, ``(B,)``."""
+        """Return the L2 norm of each record's gradient over all parameters together, `wide`, ``(B,)``."""
 
     def weighted_sum(self, weights: Tensor) -> Parameters:
-        """Return the sum of the gradients times ``weights``, ``(B,)``; weight 0 leaves a record out, NaN or not."""
+        """Return the sum of the gradients times ``weights``, `wide`; weight 0 leaves a record out, NaN or not."""
 
 
 class DenseGradients:
@@ -47,17 +50,14 @@ class DenseGradients:
         self._rows = dict(rows)
 
     def norms(self) -> Tensor:
-        """Return the norm over all parameters together, in float32 at least, ``(B,)``."""
-        squares = [rows.flatten(1).to(_at_least_float32(rows)).square().sum(1) for rows in self._rows.values()]
-        return torch.stack(squares).sum(0).sqrt()
+        """Return the norm over all parameters together, ``(B,)``."""
+        parts = [torch.linalg.vector_norm(_flat(rows), dim=1, dtype=wide(rows)) for rows in self._rows.values()]
+        norms: Tensor = torch.linalg.vector_norm(torch.stack(parts), dim=0)
+        return norms
 
     def weighted_sum(self, weights: Tensor) -> Parameters:
         """Return the weighted sum for each parameter."""
-        out = weights == 0
-        return {
-            name: torch.einsum("b...,b->...", _without(rows, out), weights.to(rows.dtype))
-            for name, rows in self._rows.items()
-        }
+        return {name: _weighted_sum(rows, weights) for name, rows in self._rows.items()}
 
 
 class OuterGradients:
@@ -70,7 +70,8 @@ class OuterGradients:
     """
 
     def __init__(self, name: str, error: Tensor, features: Tensor) -> None:
-        self._name, self._error, self._features = name, error, features
+        self._name = name
+        self._error, self._features = error.to(wide(error)), features.to(wide(features))
 
     def norms(self) -> Tensor:
         """Return the norms, ``(B,)``: an outer product's is the product of its factors'."""
@@ -130,8 +131,20 @@ def _loss(network: nn.Module, state: Parameters, clip: Tensor, label: Tensor) ->
     return F.cross_entropy(logits, label.unsqueeze(0))
 
 
-def _at_least_float32(rows: Tensor) -> torch.dtype:
-    return torch.promote_types(rows.dtype, torch.float32)
+def wide(like: Tensor) -> torch.dtype:
+    """Return the dtype of norms, sums and noise: float64, or float32 on Apple's devices, which have no float64."""
+    return torch.float32 if like.device.type == "mps" else torch.float64
+
+
+def _flat(rows: Tensor) -> Tensor:
+    return rows.unsqueeze(-1).flatten(1)  # a scalar parameter has nothing to flatten
+
+
+def _weighted_sum(rows: Tensor, weights: Tensor) -> Tensor:
+    # Half precision would round the weights up by more than the clipping bound allows.
+    factors = weights.to(torch.promote_types(rows.dtype, torch.float32))
+    scaled = _without(rows, weights == 0) * factors.reshape(-1, *[1] * (rows.dim() - 1))
+    return scaled.sum(0, dtype=wide(rows))
 
 
 def _without(rows: Tensor, out: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pvision.checks import positive_int
 from pvision.errors import PrivacyError
-from pvision.privacy.gradients import RecordGradients
+from pvision.privacy.gradients import RecordGradients, wide
 from pvision.privacy.noise import new_generator
 from pvision.privacy.sampling import PoissonBatches
 from pvision.privacy.spec import PrivacyReport, PrivacySpec
@@ -33,7 +33,7 @@ class GaussianMechanism:
 
     Guarantee:
         ``spec.epsilon(relation, steps=mechanism.steps)`` holds for all releases so far together: a record's share of
-        a sum is at most ``max_grad_norm`` (times 1 + float32 rounding), noise is drawn afresh for each release from a
+        a sum is at most ``max_grad_norm`` (times 1 + 1e-6 for rounding), noise is drawn afresh for each release from a
         generator that nobody can seed unless the run is declared NOT PRIVATE, and a release is counted before it is
         made. The divisor ``sample_rate * N`` does not depend on who was drawn.
 
@@ -43,6 +43,7 @@ class GaussianMechanism:
         empty                       noise alone, charged
         NaN or inf in a gradient    that record contributes zero
         not drawn by ``batches``    PrivacyError, nothing charged or released
+        other than its gradients    PrivacyError, nothing charged or released
         after the last step         PrivacyError, nothing charged or released
         ==========================  =========================================
     """
@@ -53,7 +54,8 @@ class GaussianMechanism:
         if spec.delta >= 1 / num_records:
             raise PrivacyError(
                 f"privacy.delta {spec.delta} is not below 1/N = {1 / num_records:.2g} for {num_records} records: "
-                f"publishing one record at random would satisfy it. Set it well below, for example {0.1 / num_records:.0e}."
+                "publishing one record at random would satisfy it. "
+                f"Set it well below, for example {0.1 / num_records:.0e}."
             )
         self.steps = 0
         self.batches = PoissonBatches(
@@ -86,22 +88,31 @@ class GaussianMechanism:
                 f"All {self.spec.steps} steps of the privacy statement are released; set privacy.steps before training."
             )
         self.batches.confirm(index)
-        total = self._clipped_sum(gradients, like)
+        total, records = self._clipped_sum(gradients, like)
+        if records != len(index):
+            raise PrivacyError(
+                f"Gradients of {records} records came for a batch of {len(index)}: each record has exactly one."
+            )
         self.steps += 1  # charged before the noisy sum exists: an interrupted release counts
         scale = self.spec.noise * self.spec.max_grad_norm
         expected = self.spec.sample_rate * self.num_records
-        return {name: (value + scale * self._noise(value)) / expected for name, value in total.items()}
+        noisy = {name: value + scale * self._noise(value) for name, value in total.items()}
+        return {name: (value / expected).to(like[name].dtype) for name, value in noisy.items()}
 
-    def _clipped_sum(self, gradients: Iterable[RecordGradients], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        total = {name: torch.zeros_like(value) for name, value in like.items()}
+    def _clipped_sum(
+        self, gradients: Iterable[RecordGradients], like: Mapping[str, Tensor]
+    ) -> tuple[dict[str, Tensor], int]:
+        total = {name: torch.zeros_like(value, dtype=wide(value)) for name, value in like.items()}
+        records = 0
         for piece in gradients:
             norms = piece.norms()
+            records += len(norms)
             # Clip, never normalise: normalising would blow rounding errors of a zero residual up to the bound.
-            weights = (self.spec.max_grad_norm / norms.clamp_min(1e-30)).clamp(max=1)
+            weights = (self.spec.max_grad_norm / norms).clamp(max=1)  # infinity, for a norm of 0, becomes 1
             weights = weights.where(norms.isfinite(), 0)
             for name, value in piece.weighted_sum(weights).items():
                 total[name] += value
-        return total
+        return total, records
 
     def _noise(self, like: Tensor) -> Tensor:
         if like.device not in self._generators:

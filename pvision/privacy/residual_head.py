@@ -80,7 +80,8 @@ class ResidualHead(nn.Module):
 
 def clip_rows(rows: Tensor) -> Tensor:
     """Scale rows down to L2 norm 1 at most; shorter rows stay."""
-    return rows * torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min(1).reciprocal()
+    norms: Tensor = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    return rows / norms.clamp_min(1)
 
 
 def whitening(rows: Tensor, dim: int) -> Tensor:
@@ -108,7 +109,7 @@ def whitening(rows: Tensor, dim: int) -> Tensor:
             "The two views of the public clips have equal features, so nothing can be learned from their difference. "
             "Check that their masks are not empty (redaction.sensitive) and that the encoder sees the masked region."
         )
-    return projection / median
+    return torch.div(projection, median)
 
 
 @torch.no_grad()
@@ -151,7 +152,8 @@ class TailAverage:
     """
 
     def __init__(self, *, steps: int, share: float = 0.5) -> None:
-        self._first = positive_int("steps", steps) * (1 - unit_rate("share", share))
+        averaged = max(1, round(positive_int("steps", steps) * unit_rate("share", share)))
+        self._first = steps - averaged
         self._seen = self._averaged = 0
         self._sum: Tensor | None = None
 

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pvision.datamodules._truncation import missing_bytes
 from pvision.errors import CorruptVideoError, MissingExtraError
 
 if TYPE_CHECKING:
     from av.container import InputContainer
     from av.packet import Packet
+    from av.video.codeccontext import VideoCodecContext
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
@@ -74,9 +76,8 @@ class VideoFile:
             MissingExtraError: if PyAV is not installed.
         """
         av = import_av()
-        if Path(path).is_file() and not Path(path).stat().st_size:
-            raise CorruptVideoError(path, "the file is empty")
         try:
+            _refuse_incomplete(Path(path))
             # "file:" keeps a colon in the name from being read as a protocol; the list keeps FFmpeg off the network.
             with av.open(
                 f"file:{path}",
@@ -87,7 +88,7 @@ class VideoFile:
                 yield cls(path, container)
         except FileNotFoundError as error:
             raise CorruptVideoError(path, "there is no such file") from error
-        except (av.FFmpegError, MemoryError) as error:
+        except (av.FFmpegError, OSError, MemoryError) as error:
             raise CorruptVideoError(path, getattr(error, "strerror", None) or type(error).__name__) from error
 
     def packets(self) -> "Iterator[Packet[VideoStream]]":
@@ -133,9 +134,13 @@ class VideoFile:
         streams = [stream for stream in self._container.streams.video if not stream.disposition & cover]
         if not streams:
             raise CorruptVideoError(self._path, "it holds no video stream")
-        self._refuse_size(streams[0].codec_context.width, streams[0].codec_context.height)
-        self._refuse_length(streams[0].frames)
-        return streams[0]
+        stream = streams[0]
+        codec: VideoCodecContext | None = stream.codec_context
+        if codec is None:
+            raise CorruptVideoError(self._path, "its codec is unknown to FFmpeg")
+        self._refuse_size(codec.width, codec.height)
+        self._refuse_length(stream.frames)
+        return stream
 
     def _refuse_size(self, width: int, height: int) -> None:
         if max(width, height) > MAX_SIDE:
@@ -145,6 +150,17 @@ class VideoFile:
         if frames > MAX_FRAMES:
             reason = f"it has {frames:,} frames or more, and the limit is {MAX_FRAMES:,}: cut it into clips"
             raise CorruptVideoError(self._path, reason)
+
+
+def _refuse_incomplete(path: Path) -> None:
+    size = path.stat().st_size
+    if not path.is_file():
+        raise CorruptVideoError(path, "it is no file")
+    if not size:
+        raise CorruptVideoError(path, "the file is empty")
+    missing = missing_bytes(path)
+    if missing:
+        raise CorruptVideoError(path, f"it is cut short: {missing:,} bytes are missing at its end")
 
 
 def quarter_turns(path: str | Path, frame: "VideoFrame") -> int:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pvision.datamodules.video_file import MAX_SIDE, import_av
+from pvision.datamodules._video_file import MAX_SIDE, import_av
 from pvision.errors import CorruptVideoError, DataError
 
 __all__ = ["png_size", "read_png"]

@@ -5,6 +5,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO, Any
 
 import numpy as np
@@ -64,7 +65,7 @@ class NpzFrames:
             raise DataError(
                 f"{self._path} holds no array {self._key!r}. Save it with np.savez({self._key}=…)."
             ) from error
-        except (OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+        except (OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
             raise CorruptVideoError(self._path, f"it cannot be read as NPZ ({error})") from error
 
     def _header(self, file: IO[bytes]) -> "tuple[tuple[int, ...], np.dtype[Any]]":
@@ -72,7 +73,7 @@ class NpzFrames:
             version = npy.read_magic(file)
             read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
             shape, fortran, dtype = read_header(file)
-        except ValueError as error:
+        except (ValueError, SyntaxError, TypeError, TokenError) as error:  # numpy evaluates the header as a literal
             raise CorruptVideoError(self._path, f"the array {self._key!r} has no readable header") from error
         if len(shape) != 3 or min(shape) < 1 or fortran or dtype.kind not in "bui":
             order = "Fortran" if fortran else "C"

@@ -1,0 +1,127 @@
+"""Writing of sets, whole or not at all."""
+
+import hashlib
+import json
+import lzma
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pvision.datamodules.mocap.body import CLASS_NAMES
+from pvision.datamodules.mocap.palette import IndexedClip
+from pvision.datamodules.mocap.scenes import FRAMES_PER_SECOND, Scene
+from pvision.datamodules.mocap.storage import FORMAT, VERSION, Facts
+from pvision.errors import ConfigError
+
+__all__ = ["GENERATOR", "new_folder", "write_manifest", "write_split"]
+
+GENERATOR = 1
+"""Raised whenever the same seed gives other clips than before."""
+
+# lc=4: the upper half of the last byte predicts the next one best.
+_FILTERS: list[dict[str, Any]] = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 4, "pb": 0}]
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Give a temporary folder that becomes ``path`` if all goes well, and vanishes otherwise.
+
+    Args:
+        path: the folder to make; must not exist.
+
+    Raises:
+        ConfigError: if it exists, or its parent cannot be written to.
+    """
+    if path.exists():
+        raise ConfigError(f"{path} exists already. Choose another folder, or remove it first.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be made ({error.strerror}). Choose another folder.") from error
+    try:
+        yield temporary
+        temporary.chmod(0o777 & ~_umask())  # mkdtemp makes private folders
+        temporary.rename(path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def write_split(folder: Path, split: str, clips: Iterable[tuple[Scene, IndexedClip]], *, frames: int) -> int:
+    """Write the clips of a split as they come, and return how many came.
+
+    Args:
+        folder: where to.
+        split: its name.
+        clips: what was rendered.
+        frames: length of a clip.
+    """
+    facts = Facts([], [], [], [], [])
+    with (
+        _xz(folder / f"{split}.map.xz") as maps,
+        _xz(folder / f"{split}.shades.xz") as shades,
+        _xz(folder / f"{split}.colors.xz") as colors,
+    ):
+        for scene, clip in clips:
+            # Time innermost: what stays the same from frame to frame then repeats byte by byte.
+            maps.write(np.ascontiguousarray(clip.map.transpose(1, 2, 0)).tobytes())
+            shades.write(clip.shades.tobytes())
+            colors.write(clip.colors.tobytes())
+            row = (scene.label, scene.azimuth, scene.phase, scene.start(frames), scene.speed)
+            for column, value in zip(facts, row, strict=True):
+                column.append(_rounded(value))
+    with _xz(folder / f"{split}.facts.json.xz") as file:
+        file.write(json.dumps(facts._asdict(), separators=(",", ":")).encode())
+    return len(facts.label)
+
+
+def write_manifest(folder: Path, *, seed: int, frames: int, size: int, clips: Mapping[str, int]) -> None:
+    """Write the manifest of the files in a folder.
+
+    Args:
+        folder: of the set, complete but for the manifest.
+        seed: from which it was rendered.
+        frames: length of a clip.
+        size: height and width in pixels.
+        clips: how many clips each split has.
+    """
+    manifest = {
+        "format": FORMAT,
+        "version": VERSION,
+        "generator": GENERATOR,
+        "seed": seed,
+        "frames": frames,
+        "size": size,
+        "frames_per_second": FRAMES_PER_SECOND,
+        "class_names": CLASS_NAMES,
+        "clips": dict(clips),
+        "files": {path.name: _entry(path) for path in sorted(folder.glob("*.xz"))},
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+
+
+def _xz(path: Path) -> lzma.LZMAFile:
+    return lzma.open(path, "wb", filters=_FILTERS)
+
+
+def _entry(path: Path) -> dict[str, Any]:
+    content = path.read_bytes()
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def _rounded(value: float) -> Any:
+    # Down, so that an angle or a phase stays below the upper bound of its range.
+    return value if isinstance(value, int) else float(np.floor(value * 1e4) / 1e4)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
