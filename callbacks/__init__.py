@@ -3,6 +3,8 @@
 if __name__ != "pvision.callbacks":
     raise ImportError(f"import these as `pvision.callbacks`, not as {__name__!r}, which would make other classes")
 
+from pvision.callbacks.prediction_writer import PredictionWriter
 from pvision.callbacks.privacy_accounting import PrivacyAccounting
+from pvision.callbacks.run_summary import RunSummary
 
-__all__ = ["PrivacyAccounting"]
+__all__ = ["PredictionWriter", "PrivacyAccounting", "RunSummary"]

@@ -1,6 +1,7 @@
 """Where a run keeps its files, and how MLflow gets a copy of them."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -44,12 +45,14 @@ def write_whole(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def copy_to_mlflow(trainer: pl.Trainer, path: Path) -> None:
-    """Attach ``path`` to each MLflow run as an artifact; a store that does not answer costs a warning, not the run."""
+def copy_to_mlflow(trainer: pl.Trainer, path: Path, *, tags: Mapping[str, str]) -> None:
+    """Give each MLflow run ``path`` as an artifact, and tags; a store that does not answer costs a warning only."""
     for logger in trainer.loggers:
         if not isinstance(logger, MLFlowLogger):
             continue
         try:
             logger.experiment.log_artifact(logger.run_id, str(path))
+            for name, value in tags.items():
+                logger.experiment.set_tag(logger.run_id, name, value)
         except Exception as error:  # whatever client and server can fail with: the file itself is safe
             rank_zero_warn(f"MLflow did not take {path.name} ({error}); it lies at {path}.")

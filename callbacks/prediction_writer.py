@@ -2,11 +2,11 @@
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import BasePredictionWriter
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_warn
 from typing_extensions import override
 
@@ -17,7 +17,7 @@ __all__ = ["PredictionWriter"]
 _VIEWS = {"probabilities": "", "probabilities_redacted": "_redacted"}
 
 
-class PredictionWriter(BasePredictionWriter):
+class PredictionWriter(Callback):
     """Write ``predictions.csv`` into the run's folder: one line per record, the best class of each view.
 
     It reads what ``predict_step`` returns: a mapping with ``index`` (positions in the test set) and ``probabilities``
@@ -28,8 +28,8 @@ class PredictionWriter(BasePredictionWriter):
     With several processes each rank but the first writes its share beside that, as ``predictions_RANK.csv``.
     """
 
+    # Not a BasePredictionWriter, which makes Lightning look for batch indices that loaders of whole batches have not.
     def __init__(self) -> None:
-        super().__init__(write_interval="batch")
         self._rows: list[tuple[int, list[object]]] = []
         self._columns: list[str] = []
 
@@ -38,26 +38,25 @@ class PredictionWriter(BasePredictionWriter):
         self._rows, self._columns = [], []
 
     @override
-    def write_on_batch_end(
+    def on_predict_batch_end(
         self,
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
-        prediction: Any,
-        batch_indices: Sequence[int] | None,
+        outputs: Any,
         batch: Any,
         batch_idx: int,
-        dataloader_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
-        if not isinstance(prediction, Mapping) or not {"index", "probabilities"} <= prediction.keys():
+        if not isinstance(outputs, Mapping) or not {"index", "probabilities"} <= outputs.keys():
             if batch_idx == 0:
                 rank_zero_warn("predict_step returns no 'index' and 'probabilities': predictions.csv is not written.")
             return
         data = getattr(trainer, "datamodule", None)
         classes = getattr(data, "class_names", ())
         names = getattr(getattr(data, "test_set", None), "names", ())
-        views = [(suffix, prediction[key].max(dim=1)) for key, suffix in _VIEWS.items() if key in prediction]
+        views = [(suffix, outputs[key].max(dim=1)) for key, suffix in _VIEWS.items() if key in outputs]
         self._columns = ["name", *(column + suffix for suffix, _ in views for column in ("predicted", "probability"))]
-        for row, index in enumerate(prediction["index"].tolist()):
+        for row, index in enumerate(outputs["index"].tolist()):
             cells: list[object] = [names[index] if index < len(names) else index]
             for _, best in views:
                 label = int(best.indices[row])

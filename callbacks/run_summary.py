@@ -111,7 +111,9 @@ class RunSummary(Callback):
         }
         self.path = self._folder / "summary.json"
         write_whole(self.path, json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-        copy_to_mlflow(trainer, self.path)
+        # As tags, because among MLflow's metrics an infinite ε becomes a number.
+        tags = {f"privacy.{name}": str(value) for name, value in (self._privacy or {}).items()}
+        copy_to_mlflow(trainer, self.path, tags=tags)
 
 
 def _as_dict(report: Any) -> Mapping[str, Any]:

@@ -3,4 +3,28 @@
 if __name__ != "pvision.datamodules":
     raise ImportError(f"import these as `pvision.datamodules`, not as {__name__!r}, which would make other classes")
 
-__all__: list[str] = []
+from pvision.datamodules.hmdb51 import HMDB51
+from pvision.datamodules.masks import Boxes, FixedRegions, MaskArrays, MaskImages, MaskSource, MaskVideos, WholeFrame
+from pvision.datamodules.mocap.datamodule import MocapActions
+from pvision.datamodules.records import PublicOnly, Records, TensorRecords
+from pvision.datamodules.ucf101 import UCF101
+from pvision.datamodules.video import VideoDataModule
+from pvision.datamodules.video_folder import VideoFolder
+
+__all__ = [
+    "HMDB51",
+    "UCF101",
+    "Boxes",
+    "FixedRegions",
+    "MaskArrays",
+    "MaskImages",
+    "MaskSource",
+    "MaskVideos",
+    "MocapActions",
+    "PublicOnly",
+    "Records",
+    "TensorRecords",
+    "VideoDataModule",
+    "VideoFolder",
+    "WholeFrame",
+]

@@ -56,8 +56,10 @@ class Boxes(MaskSource):
         """Return masks that are True in the boxes."""
         mask = torch.zeros(len(positions), footage.info.height, footage.info.width, dtype=torch.bool)
         for span in self._of(footage):
-            frames = torch.tensor([span.first <= position < span.end for position in positions])
-            mask[frames] |= _drawn(span.box, footage)
+            rows, columns = _touched(span.box)
+            for index, position in enumerate(positions):
+                if span.first <= position < span.end:
+                    mask[index, rows, columns] = True
         return mask
 
     def check(self, footage: Footage) -> None:
@@ -115,7 +117,7 @@ class FixedRegions(MaskSource):
                     f"masks.boxes: {[x1, y1, x2, y2]} is outside {footage.path}, which is {width}x{height} pixels "
                     "(width x height). Cut it at the border, or give fractions if clips differ in size."
                 )
-            mask |= _drawn(box, footage)
+            mask[_touched(box)] = True
         return mask.expand(len(positions), -1, -1)
 
     def _checked(self, box: Sequence[float]) -> tuple[float, float, float, float]:
@@ -127,13 +129,11 @@ class FixedRegions(MaskSource):
         return box[0], box[1], box[2], box[3]
 
 
-def _drawn(box: tuple[float, float, float, float], footage: Footage) -> Tensor:
-    """Return a ``(H, W)`` mask of all pixels that a box touches."""
-    mask = torch.zeros(footage.info.height, footage.info.width, dtype=torch.bool)
+def _touched(box: tuple[float, float, float, float]) -> tuple[slice, slice]:
+    """Return the rows and columns that a box touches."""
     # Rounded first: 0.1 * 30 is above 3, which would touch one more pixel.
     x1, y1, x2, y2 = (round(value, 6) for value in box)
-    mask[math.floor(y1) : math.ceil(y2), math.floor(x1) : math.ceil(x2)] = True
-    return mask
+    return slice(math.floor(y1), math.ceil(y2)), slice(math.floor(x1), math.ceil(x2))
 
 
 def _read(path: Path) -> dict[str, list[_Span]]:

@@ -24,18 +24,18 @@ class CorruptVideoError(DataError):
 
     Args:
         path: the file.
-        reason: what the decoder said, in one clause.
+        reason: what the decoder said, in one clause; None if ``path`` is already the whole message.
     """
 
-    def __init__(self, path: object, reason: str) -> None:
-        super().__init__(
-            f"{path}: {reason}. Mend or remove the file, or set `on_error: skip` to skip and count such files."
-        )
+    def __init__(self, path: object, reason: str | None = None) -> None:
+        # Without a reason, `path` is a whole message: so torch makes the error anew that a loader worker raised.
+        advice = "Mend or remove the file, or set `on_error: skip` to skip and count such files."
+        super().__init__(str(path) if reason is None else f"{path}: {reason}. {advice}")
         self.path = str(path)
         self.reason = reason
 
-    def __reduce__(self) -> "tuple[type[CorruptVideoError], tuple[str, str]]":
-        # Raised in loader workers: exceptions travel between processes by their arguments.
+    def __reduce__(self) -> "tuple[type[CorruptVideoError], tuple[str, str | None]]":
+        # Exceptions travel between processes by their arguments.
         return type(self), (self.path, self.reason)
 
 

@@ -19,9 +19,8 @@ from hypothesis import settings
 for _name in [name for name in os.environ if name.startswith("MLFLOW_")]:
     del os.environ[_name]
 os.environ.update(MLFLOW_DISABLE_TELEMETRY="true", NO_ALBUMENTATIONS_UPDATE="1", MPLBACKEND="Agg")
-os.environ.setdefault(
-    "OMP_NUM_THREADS", "1"
-)  # two torch processes with two threads each on two cores: ten times slower
+# Two torch processes with two threads each on two cores take ten times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Test machines are shared: no verdict by the clock. In CI the examples are the same in every run.
 settings.register_profile("pvision", deadline=None, derandomize="CI" in os.environ)
@@ -38,6 +37,7 @@ LIBRARY_VARIABLES = {
     "NODE_RANK",
     "WORLD_SIZE",
     "RANK",
+    "MLFLOW_TRACKING_URI",  # mlflow.set_tracking_uri
     "PL_GLOBAL_SEED",  # seed_everything
     "PL_SEED_WORKERS",
     "PYTORCH_NVML_BASED_CUDA_CHECK",  # Lightning, at import
@@ -48,11 +48,16 @@ LIBRARY_VARIABLES = {
     "TORCHINDUCTOR_CACHE_DIR",
     "TRITON_CACHE_DIR",
 }
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGCHLD)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # torch keeps SIGCHLD once a loader has had workers
 
 # Reasons for which a test may be skipped in CI. Anything else means that something is not installed, and a run in which
 # the privacy tests are skipped must not be green.
 REASONS_TO_SKIP = ("GPU", "pybullet")
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Leave helpers beside the tests alone: looking for examples in them would import them under a second name."""
+    return True if collection_path.suffix == ".py" and not collection_path.name.startswith("test_") else None
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

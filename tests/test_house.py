@@ -17,13 +17,14 @@ def python_files(*folders: str) -> list[Path]:
 
 
 def tracked_texts() -> list[Path]:
-    """All text files that git holds or would take; all files where this is no git checkout."""
+    """All text files that git holds or would take; where this is no git checkout, all outside caches."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     try:
         listing = subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout.decode()
         paths = [ROOT / name for name in listing.split("\0") if name]
     except (OSError, subprocess.CalledProcessError):
-        paths = [p for p in ROOT.rglob("*") if not any(part.startswith(".venv") for part in p.relative_to(ROOT).parts)]
+        tops = [path for path in ROOT.iterdir() if path.name == ".ci" or not path.name.startswith(".")]
+        paths = [path for top in tops for path in (top.rglob("*") if top.is_dir() else [top])]
     suffixes = {".py", ".md", ".toml", ".yaml", ".yml", ".txt", ".json", ".cfg", ".sh", ""}
     return [path for path in paths if path.is_file() and not path.is_symlink() and path.suffix in suffixes]
 

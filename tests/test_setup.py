@@ -93,11 +93,13 @@ def test_changed_requirements_are_installed(checkout: Checkout, file: str) -> No
     assert len(checkout.installs()) == 2
 
 
-def test_a_moved_checkout_is_installed_again(checkout: Checkout) -> None:
+def test_a_moved_checkout_is_installed_afresh(checkout: Checkout) -> None:
     checkout.setup("dev")
+    (checkout.venv / "points-to-the-old-place").touch()
     checkout.root = checkout.root.rename(checkout.root.with_name("moved"))
     assert checkout.setup("dev").returncode == 0
     assert len(checkout.installs()) == 2
+    assert not (checkout.venv / "points-to-the-old-place").exists()
 
 
 def test_a_failed_install_leaves_no_stamp_and_the_next_call_starts_afresh(checkout: Checkout) -> None:

@@ -86,7 +86,7 @@ def load_motion(label: int) -> Motion:
         DataError: if its file is missing or damaged.
     """
     try:
-        import pybullet_data  # only rendering needs it
+        import pybullet_data
     except ImportError as error:
         raise MissingExtraError("pybullet", "render", "Rendering MocapActions") from error
     path = Path(pybullet_data.getDataPath(), "data", "motions", f"humanoid3d_{CLASS_NAMES[label]}.txt")

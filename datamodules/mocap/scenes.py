@@ -1,8 +1,8 @@
 """What a clip shows: everything about it follows from the set's seed, the split and the clip's number.
 
-The splits differ in view and in time. Training clips are seen from four camera sectors of 67.5 degrees and begin outside
-the middle fifth of a performance; test clips are seen from the four sectors of 22.5 degrees between them and begin inside
-it. The synthetic split has no such limits, and its motions are `Program`s.
+The splits differ in view and in time. Training clips are seen from four camera sectors of 67.5 degrees and begin
+outside the middle fifth of a performance; test clips are seen from the four sectors of 22.5 degrees between them and
+begin inside it. The synthetic split has no such limits, and its motions are `Program`s.
 """
 
 from dataclasses import dataclass

@@ -32,7 +32,7 @@ class Stage:
 
     def __init__(self) -> None:
         try:
-            import pybullet  # only rendering needs it
+            import pybullet
             import pybullet_data
         except ImportError as error:
             raise MissingExtraError("pybullet", "render", "Rendering MocapActions") from error

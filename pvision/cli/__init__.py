@@ -4,6 +4,7 @@ Only what a command needs is imported: the recipes are listed without torch, tra
 """
 
 import importlib
+import os
 import sys
 
 from pvision.errors import ConfigError, UserError
@@ -51,6 +52,10 @@ def main(args: list[str] | None = None) -> int | None:
     except KeyboardInterrupt:
         print("\npvision: interrupted.", file=sys.stderr)
         raise SystemExit(130) from None
+    except BrokenPipeError:
+        # The reader (`head`, `less`) has seen enough. What Python still holds must not be flushed into the void.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(141) from None
 
 
 def _dispatch(argv: list[str]) -> int | None:

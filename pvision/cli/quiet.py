@@ -22,6 +22,8 @@ _WARNINGS = (
     r"(?s).*(skip_none|add_instantiator|instantiate_classes|JsonargparseDeprecationWarning)",
     # Between Lightning and a newer torch; no user can do anything about it.
     r".*isinstance\(treespec, LeafSpec\)",
+    # Every run has a folder of its own, so a resumed one always says this.
+    r"The dirpath has changed",
     # Data in memory needs no loader processes; who has other data knows data.num_workers.
     r".*does not have many workers",
 )
@@ -44,4 +46,5 @@ def less_noise() -> Iterator[None]:
 
 
 def _tells_something(record: logging.LogRecord) -> bool:
-    return not record.getMessage().startswith(_TOLD_ELSEWHERE)
+    message = record.getMessage()
+    return not any(words in message for words in _TOLD_ELSEWHERE)

@@ -109,7 +109,7 @@ def _spectral_norm(module: nn.Module) -> str:
 
 
 def _renormalised_embedding(module: nn.Module) -> str:
-    if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.max_norm is not None and _trains(module):
+    if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.max_norm is not None:
         return "max_norm rewrites the rows that a batch uses, without noise. Set max_norm=None."
     return ""
 

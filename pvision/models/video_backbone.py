@@ -61,18 +61,15 @@ class VideoBackbone(nn.Module):
         self.clip = known.clip if clip is None else known.checked_clip(clip)
         self.frozen = frozen
         parts = build_parts(name, num_classes=num_classes, clip=self.clip, norm=norm)
-        state = None if weights is None else _state(name, known, weights)
-        own = state is not None and any(key.startswith("trunk.") for key in state)
-        if state is not None and not own:
-            load_with_own_head(parts.network, state, head=parts.head, source=str(weights))
+        if weights is not None:
+            state = _library_names(_state(name, known, weights), parts.head)
+            load_with_own_head(parts.network, state, head=parts.head, source=weights)
         self.head = _take_head(parts.network, parts.head)
         self.trunk = parts.network
         self.feature_dim = self.head.in_features
         self._prepare = parts.prepare
         for buffer, colour in zip(("mean", "deviation"), known.colour, strict=True):
             self.register_buffer(buffer, torch.tensor(colour).view(3, 1, 1, 1), persistent=False)
-        if state is not None and own:
-            load_with_own_head(self, state, head="head", source=str(weights))
         if frozen:
             self.requires_grad_(False).train(False)
 
@@ -119,6 +116,16 @@ def _state(name: str, known: Entry, weights: str) -> dict[str, Tensor]:
             "Only torchvision's networks have weights by name."
         )
     return published_weights(known.torchvision_name, weights)
+
+
+def _library_names(state: dict[str, Tensor], head: str) -> dict[str, Tensor]:
+    """Rename what a `VideoBackbone` saved as the library names it; leave the library's own names."""
+    if not any(key.startswith("trunk.") for key in state):
+        return state
+    return {
+        key.removeprefix("trunk.") if key.startswith("trunk.") else f"{head}.{key.removeprefix('head.')}": value
+        for key, value in state.items()
+    }
 
 
 def _take_head(network: nn.Module, head: str) -> nn.Linear:

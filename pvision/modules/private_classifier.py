@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 
 from pvision.errors import PrivacyError
@@ -14,7 +15,7 @@ from pvision.privacy import GaussianMechanism, PrivacyReport, PrivacySpec
 
 __all__ = ["PrivateClassifier"]
 
-_STEPS_KEY, _SPEC_KEY = "privacy_steps", "privacy_spec"
+_STEPS_KEY = "privacy_steps"
 
 
 class PrivateClassifier(VideoClassifier):
@@ -60,6 +61,11 @@ class PrivateClassifier(VideoClassifier):
         return self.current_epoch >= self.public_epochs
 
     @property
+    def privacy_statement(self) -> dict[str, Any]:
+        """What the ε of a release depends on."""
+        return asdict(self.privacy)
+
+    @property
     def privacy_steps(self) -> int:
         """Noisy releases so far."""
         return self.mechanism.steps if self.mechanism else self._loaded_steps
@@ -83,11 +89,6 @@ class PrivateClassifier(VideoClassifier):
             raise PrivacyError(
                 f"trainer.precision {self.trainer.precision} is refused: the gradient scaler skips steps by looking at "
                 "un-noised gradients. Use bf16-mixed or 32-true."
-            )
-        if self.trainer.ckpt_path:
-            raise PrivacyError(
-                "Resuming private training is refused: steps released after the checkpoint would be forgotten and ε "
-                "reported too low. Start anew without --ckpt_path; what the interrupted run released stays spent."
             )
         if self.privacy_steps:
             raise PrivacyError(
@@ -115,23 +116,20 @@ class PrivateClassifier(VideoClassifier):
         return self.mechanism
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the privacy statement and the count of releases with the weights that they made."""
+        """Keep the count of releases with the weights that they made, and what their ε depends on."""
+        super().on_save_checkpoint(checkpoint)
         checkpoint[_STEPS_KEY] = self.privacy_steps
-        checkpoint[_SPEC_KEY] = asdict(self.privacy)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the count of releases from the checkpoint.
 
         Raises:
-            PrivacyError: if the weights were made under another privacy statement, or under none.
+            PrivacyError: if training is to go on from it.
         """
-        made, stated = checkpoint.get(_SPEC_KEY), asdict(self.privacy)
-        if made is None:
-            raise PrivacyError("The checkpoint holds no privacy statement, so its ε is not known. Use another one.")
-        other = [f"{key} {made.get(key)!r}, not {value!r}" for key, value in stated.items() if made.get(key) != value]
-        if other:
+        if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
             raise PrivacyError(
-                f"The checkpoint was made with privacy {'; '.join(other)}: its ε is another. State what it was made "
-                "with (config.yaml among its run's artifacts)."
+                "Resuming private training is refused: steps released after the checkpoint would be forgotten and ε "
+                "reported too low. Start anew without --ckpt_path; what the interrupted run released stays spent."
             )
+        super().on_load_checkpoint(checkpoint)
         self._loaded_steps = int(checkpoint[_STEPS_KEY])

@@ -20,6 +20,7 @@ from pvision.privacy import PrivacyReport, PublicView, TwoViews, as_floats
 
 __all__ = ["TrainingData", "VideoClassifier"]
 
+_STATEMENT_KEY = "privacy_statement"
 _UNSET_MAX_EPOCHS = (None, -1, 1000)  # Lightning's three ways to say that nobody chose
 
 
@@ -93,6 +94,11 @@ class VideoClassifier(pl.LightningModule):
     def privacy_report(self) -> PrivacyReport:
         """Return what may be claimed of the training so far."""
         raise NotImplementedError
+
+    @property
+    def privacy_statement(self) -> dict[str, Any]:
+        """What the claim for the trained weights depends on; it travels with them."""
+        return {"mechanism": self.privacy_report().mechanism}
 
     def logits(self, views: TwoViews) -> tuple[Tensor, Tensor]:
         """Return the logits of the full and of the redacted view, each ``(B, num_classes)``."""
@@ -209,6 +215,33 @@ class VideoClassifier(pl.LightningModule):
             pct_start=0.2,
         )
         return optimizer, schedule
+
+    # Checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the privacy statement with the weights that were made under it."""
+        checkpoint[_STATEMENT_KEY] = self.privacy_statement
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse weights for which this module would claim what does not hold.
+
+        Raises:
+            PrivacyError: if they were made under another privacy statement, or under none.
+        """
+        made = checkpoint.get(_STATEMENT_KEY)
+        if made is None:
+            raise PrivacyError("The checkpoint holds no privacy statement, so the ε of its weights is unknown.")
+        stated = self.privacy_statement
+        other = [
+            f"{name} {made.get(name)!r}, not {stated.get(name)!r}"
+            for name in sorted(made.keys() | stated.keys())
+            if made.get(name) != stated.get(name)
+        ]
+        if other:
+            raise PrivacyError(
+                f"The checkpoint's weights were made with privacy {'; '.join(other)}: their ε is another. State what "
+                "they were made with (config.yaml among the run's artifacts)."
+            )
 
     # Evaluation
 

@@ -155,6 +155,8 @@ def _epsilon(
     if noise_multiplier < _LEAST_NOISE:
         return math.inf
     noise_multiplier, sample_rate = min(noise_multiplier, _MOST_NOISE), max(sample_rate, _LEAST_RATE)
+    if accountant == "rdp" and relation == "replace":
+        noise_multiplier /= 2  # dp-accounting's RDP takes the noise relative to what an exchange moves, PLD does not
     try:
         from dp_accounting import NeighboringRelation, dp_event
     except ImportError as error:

@@ -8,7 +8,7 @@ from torch import Tensor
 from pvision.checks import positive_int
 from pvision.errors import PrivacyError
 from pvision.privacy.gradients import RecordGradients, wide
-from pvision.privacy.noise import new_generator
+from pvision.privacy.noise import SecretSource
 from pvision.privacy.sampling import PoissonBatches
 from pvision.privacy.spec import PrivacyReport, PrivacySpec
 
@@ -61,7 +61,7 @@ class GaussianMechanism:
         self.batches = PoissonBatches(
             num_records=num_records, sample_rate=spec.sample_rate, steps=spec.steps, seed=spec.noise_seed
         )
-        self._generators: dict[torch.device, torch.Generator] = {}
+        self._noise = SecretSource(seed=None if spec.noise_seed is None else spec.noise_seed + 1)
 
     def report(self) -> PrivacyReport:
         """Return what may be claimed of the releases so far."""
@@ -96,7 +96,7 @@ class GaussianMechanism:
         self.steps += 1  # charged before the noisy sum exists: an interrupted release counts
         scale = self.spec.noise * self.spec.max_grad_norm
         expected = self.spec.sample_rate * self.num_records
-        noisy = {name: value + scale * self._noise(value) for name, value in total.items()}
+        noisy = {name: value + scale * self._noise.normal(value) for name, value in total.items()}
         return {name: (value / expected).to(like[name].dtype) for name, value in noisy.items()}
 
     def _clipped_sum(
@@ -114,9 +114,3 @@ class GaussianMechanism:
                 total[name] += value
         return total, records
 
-    def _noise(self, like: Tensor) -> Tensor:
-        if like.device not in self._generators:
-            seed = self.spec.noise_seed
-            self._generators[like.device] = new_generator(like.device, seed=None if seed is None else seed + 1)
-        generator = self._generators[like.device]
-        return torch.randn(like.shape, dtype=like.dtype, device=like.device, generator=generator)

@@ -1,22 +1,33 @@
-"""Generators of secret randomness."""
+"""Secret randomness for noise and for sampling."""
 
-import secrets
-
+import numpy as np
 import torch
+from torch import Tensor
 
-__all__ = ["new_generator"]
+__all__ = ["SecretSource"]
 
 
-def new_generator(device: torch.device | str, *, seed: int | None = None) -> torch.Generator:
-    """Return a generator for noise or sampling.
+class SecretSource:
+    """Random numbers that nobody can recompute.
+
+    NumPy's counter-based Philox generator with a key from the operating system. torch's own CPU generator keeps only 32
+    bits of its seed, which can be searched.
 
     Args:
-        device: where the numbers are drawn.
-        seed: None takes 63 bits from the operating system's entropy; a number is for tests, and not secret.
+        seed: None takes 128 bits of entropy from the operating system; a number is for tests, and not secret.
 
     Guarantee:
-        Without a seed it is independent of ``seed_everything`` and of every other generator.
+        Without a seed it is independent of ``seed_everything`` and of every other source.
     """
-    generator = torch.Generator(device)
-    generator.manual_seed(secrets.randbits(63) if seed is None else seed)
-    return generator
+
+    def __init__(self, *, seed: int | None = None) -> None:
+        self._generator = np.random.Generator(np.random.Philox(np.random.SeedSequence(seed)))
+
+    def normal(self, like: Tensor) -> Tensor:
+        """Return standard normal numbers in the shape, dtype and on the device of ``like``."""
+        dtype = np.float64 if like.dtype == torch.float64 else np.float32
+        return torch.as_tensor(self._generator.standard_normal(tuple(like.shape), dtype=dtype)).to(like)
+
+    def uniform(self, count: int) -> Tensor:
+        """Return ``count`` numbers from [0, 1), float64, drawn with 53 bits."""
+        return torch.from_numpy(self._generator.random(count))

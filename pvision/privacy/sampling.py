@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pvision.checks import positive_int, unit_rate
 from pvision.errors import PrivacyError
-from pvision.privacy.noise import new_generator
+from pvision.privacy.noise import SecretSource
 
 __all__ = ["PoissonBatches"]
 
@@ -37,7 +37,7 @@ class PoissonBatches:
         self.num_records = positive_int("num_records", num_records)
         self.sample_rate = unit_rate("sample_rate", sample_rate)
         self.steps = positive_int("steps", steps)
-        self._generator = new_generator("cpu", seed=seed)
+        self._source = SecretSource(seed=seed)
         self._drawn: deque[list[int]] = deque()
 
     def __len__(self) -> int:
@@ -46,8 +46,7 @@ class PoissonBatches:
     def __iter__(self) -> Iterator[list[int]]:
         self._drawn.clear()
         for _ in range(self.steps):
-            draws = torch.rand(self.num_records, dtype=torch.float64, generator=self._generator)
-            batch = (draws < self.sample_rate).nonzero().flatten().tolist()
+            batch = (self._source.uniform(self.num_records) < self.sample_rate).nonzero().flatten().tolist()
             self._drawn.append(batch)
             yield batch
 

@@ -114,10 +114,10 @@ class ToyData(pl.LightningDataModule):
         self.test_set = Points(torch.randn(8, 4, generator=torch.Generator().manual_seed(1)), corrupt=self.corrupt)
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, int, int]]:
-        return DataLoader(self.test_set, self.batch_size, num_workers=self.num_workers)
+        return DataLoader(self.test_set, batch_size=self.batch_size, num_workers=self.num_workers)
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, int, int]]:
-        return DataLoader(Points(self.test_set.points), self.batch_size)
+        return DataLoader(Points(self.test_set.points), batch_size=self.batch_size)
 
     test_dataloader = predict_dataloader = val_dataloader
 

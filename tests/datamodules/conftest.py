@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-av = pytest.importorskip("av")
+from pvision.datamodules.decoding import probe_video
+from pvision.datamodules.masks import Footage
 
 
 def pictures(frames=16, height=48, width=64, seed=0):
@@ -17,6 +18,8 @@ def pictures(frames=16, height=48, width=64, seed=0):
 
 def write(path, content=None, *, codec=None, pix_fmt=None, options=None, container_options=None, **size):
     """Write ``content`` to a video and return its path; Matroska files are lossless."""
+    import av
+
     path = Path(path)
     content = pictures(**size) if content is None else content
     lossless = path.suffix == ".mkv"
@@ -40,3 +43,21 @@ def write_video():
 @pytest.fixture
 def moving_blocks():
     return pictures
+
+
+@pytest.fixture
+def split_folders(tmp_path):
+    """Three clips of two classes in each split folder."""
+    root = tmp_path / "clips"
+    seed = 0
+    for split in ("train", "val", "test"):
+        for name in ("walk/a.mp4", "walk/b.avi", "run/c.mkv"):
+            write(root / split / name, seed=(seed := seed + 1))
+    return root
+
+
+@pytest.fixture
+def footage(tmp_path):
+    """A video of 16 frames of 48 x 64 pixels."""
+    path = write(tmp_path / "clips" / "walk" / "a.mp4")
+    return Footage("walk/a.mp4", path, probe_video(path))

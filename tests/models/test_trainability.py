@@ -67,6 +67,7 @@ OFFENDERS = {  # layer, words of the reason and the remedy
     "spectral norm": (parametrizations.spectral_norm(nn.Linear(4, 4)), "Remove it"),
     "hooked spectral norm": (spectral_norm(nn.Linear(4, 4)), "Remove it"),
     "renormalised embedding": (nn.Embedding(3, 4, max_norm=1.0), "max_norm=None"),
+    "renormalised embedding that does not train": (frozen(nn.Embedding(3, 4, max_norm=1.0)), "max_norm=None"),
     "renormalised bag": (nn.EmbeddingBag(3, 4, max_norm=1.0), "max_norm=None"),
     "swish": (Swish(), "SiLU"),
     "lazy layer": (nn.LazyLinear(4, bias=False), "no size yet"),
@@ -82,7 +83,6 @@ HARMLESS = {
     "attention": nn.MultiheadAttention(4, 1),
     "recurrence": nn.LSTM(4, 4),
     "embedding": nn.Embedding(3, 4),
-    "frozen embedding": frozen(nn.Embedding(3, 4, max_norm=1.0)),
     "frozen complex parameter": frozen(nn.ParameterList([nn.Parameter(torch.zeros(2, dtype=torch.complex64))])),
 }
 

@@ -1,4 +1,5 @@
 import re
+import subprocess
 import sys
 import warnings
 from urllib.error import URLError
@@ -86,6 +87,13 @@ def test_colours_are_normalised_inside():
     network.trunk.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     network(torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1, 1).expand(1, 3, *network.clip))
     assert seen[0].abs().max() < 1e-6
+
+
+def test_importing_loads_neither_the_libraries_nor_lightning():
+    loaded = "import sys, pvision.models; print(*{name.split('.')[0] for name in sys.modules})"
+    names = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True).stdout.split()
+    assert "torch" in names
+    assert not {"torchvision", "pytorchvideo", "lightning", "mlflow"} & set(names)
 
 
 def test_building_makes_no_noise():

@@ -37,7 +37,17 @@ _DELTA = 1e-5
 _STEPS = 60
 
 # Chosen on the validation clips, upper body hidden, by benchmarks/maskdp_heads.py; the same grid for every method.
-SETTINGS: dict[str, dict[float, HeadSettings]] = {}
+_CHOSEN: dict[str, tuple[tuple[float, float], ...]] = {  # for each ε: learning rate, max_grad_norm
+    "MaskDP": ((100.0, 0.3), (300.0, 0.3), (300.0, 0.3)),
+    "MaskDP, ε for replace": ((100.0, 0.3), (300.0, 0.3), (300.0, 0.3)),
+    "DP-SGD head + public network": ((30.0, 0.3), (100.0, 0.3), (300.0, 0.3)),
+    "DP-SGD linear probe": ((100.0, 0.3), (300.0, 0.3), (300.0, 0.3)),
+    "redact, then DP-SGD head": ((2.0, 0.3), (8.0, 0.3), (8.0, 0.3)),
+}
+SETTINGS = {
+    method: {epsilon: HeadSettings(*values) for epsilon, values in zip(EPSILONS, chosen, strict=True)}
+    for method, chosen in _CHOSEN.items()
+}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,26 @@
+"""The README's Python example runs."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+@pytest.mark.slow
+def test_the_example_trains_and_prints_the_guarantee(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import pvision.datamodules
+
+    (example,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    whole = pvision.datamodules.MocapActions
+
+    def part(**settings: object) -> pvision.datamodules.MocapActions:
+        return whole(train_clips=60, eval_clips=30, pretraining_clips=60, **settings)
+
+    monkeypatch.setattr(pvision.datamodules, "MocapActions", part)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example.replace("public_epochs=6", "public_epochs=1"), "README.md", "exec"), {})
+    assert "epsilon_zero_out=0.99" in capsys.readouterr().out
