@@ -3,8 +3,8 @@
     python benchmarks/make_mocap_encoder.py
 
 It renders 4,800 clips of 160 random joint-motion programs on the body model of MocapActions (no recorded person, none
-of the 15 performances), then trains `MotionTrunk` for 12 epochs to say which body parts are in each cell of 8x8
-pixels, and which program moves them. Needs ``pvision[render]`` and four minutes on two cores. Prints the losses and
+of the 15 performances), then trains `MotionTrunk` for 24 epochs to say which body parts are in each cell of 8x8
+pixels, and which program moves them. Needs ``pvision[render]`` and ten minutes on two cores. Prints the losses and
 the SHA-256 that belongs in ``pvision/models/motion_net.py``; equal versions of torch and pybullet, processor and
 thread count give equal bits.
 """
@@ -26,12 +26,12 @@ from pvision.models.motion_net import MOCAP_ENCODER, MotionNet, MotionTrunk
 
 SEED = 0
 CLIPS = 4800
-EPOCHS = 12
+EPOCHS = 24
 BATCH = 64
 LEARNING_RATE = 3e-3
 PARTS = range(2, 17)  # part labels of the renderer; 0 is the background, 1 the pelvis
 CELL = 8  # the middle feature map has an eighth of the frame's size
-PARTS_WEIGHT, PROGRAM_WEIGHT = 5.0, 0.3
+PARTS_WEIGHT, PROGRAM_WEIGHT = 5.0, 1.0
 
 History = list[dict[str, float]]
 

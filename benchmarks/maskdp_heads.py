@@ -15,10 +15,11 @@ from pathlib import Path
 import torch
 from lightning.pytorch import seed_everything
 from lightning.pytorch.loggers import CSVLogger
+from tqdm.auto import tqdm
+
 from pvision.cli.demo.comparison import EPSILONS, Budget, fit, maskdp, statement
 from pvision.cli.demo.heads import Features, HeadSettings, head_problems, train_head
 from pvision.cli.demo.regions import REGIONS
-from tqdm.auto import tqdm
 
 NORMS = (0.3, 1.0)
 RATES = (10.0, 30.0, 100.0, 300.0)

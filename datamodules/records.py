@@ -12,6 +12,8 @@ from pvision.privacy import PublicView, Redaction, TwoViews
 
 __all__ = ["PublicOnly", "Records", "TensorRecords"]
 
+_AT_ONCE = 256  # clips whose region is found at a time: pooling needs four bytes a pixel
+
 
 class Records(Dataset[TwoViews], ABC):
     """A map-style data set whose items are whole batches: it is indexed by a list of positions.
@@ -24,7 +26,7 @@ class Records(Dataset[TwoViews], ABC):
         """Return the number of records."""
 
     @abstractmethod
-    def __getitem__(self, indices: Sequence[int]) -> TwoViews:  # type: ignore[override]  # batches, not items
+    def __getitem__(self, indices: Sequence[int]) -> TwoViews:  # batches, not items
         """Return both views of the records at ``indices``, redacted before any geometric transform."""
 
     @property
@@ -46,7 +48,7 @@ class PublicOnly(Dataset[PublicView]):
     def __len__(self) -> int:
         return len(self._records)
 
-    def __getitem__(self, indices: Sequence[int]) -> PublicView:  # type: ignore[override]  # batches, not items
+    def __getitem__(self, indices: Sequence[int]) -> PublicView:  # batches, not items
         return self._records[indices].public
 
 
@@ -76,12 +78,14 @@ class TensorRecords(Records):
             raise DataError(f"names must hold one name for each of {len(video)} records, but {len(names)} came.")
         self._video, self._label, self._redaction = video, label, redaction
         self._names = [str(position) for position in range(len(video))] if names is None else list(names)
-        self._region = torch.cat([redaction.region(part) for part in mask.split(256)]) if len(mask) else mask
+        self._region = torch.empty_like(mask)
+        for start in range(0, len(mask), _AT_ONCE):
+            self._region[start : start + _AT_ONCE] = redaction.region(mask[start : start + _AT_ONCE])
 
     def __len__(self) -> int:
         return len(self._video)
 
-    def __getitem__(self, indices: Sequence[int]) -> TwoViews:  # type: ignore[override]  # batches, not items
+    def __getitem__(self, indices: Sequence[int]) -> TwoViews:  # batches, not items
         index = torch.as_tensor(indices, dtype=torch.int64)
         video, region = self._video[index], self._region[index]
         redacted = self._redaction.redact(video, region)

@@ -1,0 +1,1 @@
+"""Recipes: configurations that run as they are."""

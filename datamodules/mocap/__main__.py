@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from pvision.checks import at_least, positive_int
+from pvision.checks import positive_int
 from pvision.datamodules.mocap.render import render_split
 from pvision.datamodules.mocap.writer import new_folder, write_manifest, write_split
 from pvision.errors import UserError
@@ -32,7 +32,7 @@ def make_set(
         ConfigError: if an argument is outside its range, or ``out`` exists.
         MissingExtraError: if pybullet is not installed.
     """
-    at_least("seed", seed, 0)
+    positive_int("seed", seed, low=0)
     positive_int("frames", frames)
     positive_int("size", size)
     with new_folder(out) as folder:
@@ -62,6 +62,9 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("Interrupted. Nothing was written.", file=sys.stderr)
+        return 130
     print(f"Wrote {sum(clips.values())} clips to {options.out}. Use them with MocapActions(root={str(options.out)!r}).")
     return 0
 

@@ -9,14 +9,14 @@ quaternions as ``(w, x, y, z)``, y up.
 import json
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pvision.datamodules.mocap.body import CLASS_NAMES, JOINTS, Poses
+from pvision.datamodules.mocap.bullet import bullet_data
 from pvision.datamodules.mocap.quaternions import from_rotation_vector, multiply, slerp
-from pvision.errors import DataError, MissingExtraError
+from pvision.errors import DataError
 
 __all__ = ["Y_TO_Z", "Motion", "load_motion"]
 
@@ -85,11 +85,7 @@ def load_motion(label: int) -> Motion:
         MissingExtraError: if pybullet, which brings the performances, is not installed.
         DataError: if its file is missing or damaged.
     """
-    try:
-        import pybullet_data
-    except ImportError as error:
-        raise MissingExtraError("pybullet", "render", "Rendering MocapActions") from error
-    path = Path(pybullet_data.getDataPath(), "data", "motions", f"humanoid3d_{CLASS_NAMES[label]}.txt")
+    path = bullet_data() / "data" / "motions" / f"humanoid3d_{CLASS_NAMES[label]}.txt"
     try:
         content = json.loads(path.read_text())
         return _motion(np.array(content["Frames"], dtype=np.float64), loops=content["Loop"] == "wrap")

@@ -2,10 +2,12 @@
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from pvision.checks import at_least, one_of, positive_int
+from pvision.checks import one_of, positive_int
+from pvision.datamodules.mocap.bullet import require_bullet
 from pvision.datamodules.mocap.palette import IndexedClip
 from pvision.datamodules.mocap.scenes import SPLITS, Scene, draw_scene
 from pvision.datamodules.mocap.stage import stage
@@ -38,8 +40,8 @@ def render_clip(split: str, index: int, *, seed: int, frames: int = 8, size: int
         ConfigError: if an argument is outside its range.
     """
     one_of("split", split, SPLITS)
-    at_least("index", index, 0)
-    at_least("seed", seed, 0)
+    positive_int("index", index, low=0)
+    positive_int("seed", seed, low=0)
     scene = draw_scene(split, index, seed)
     return scene, stage().render(scene, frames=positive_int("frames", frames), size=positive_int("size", size))
 
@@ -62,6 +64,8 @@ def render_split(
         ConfigError: if an argument is outside its range.
     """
     positive_int("processes", processes)
+    # Here, not only in the workers: the error would not survive its way from there.
+    require_bullet()
     starts = range(0, positive_int("count", count, low=0), _CHUNK)
     jobs = [_Job(split, range(start, min(start + _CHUNK, count)), seed, frames, size) for start in starts]
     if processes == 1:
@@ -70,7 +74,7 @@ def render_split(
         return
     # Spawned, not forked: a fork would share the parent's stage, if it has one.
     context = multiprocessing.get_context("spawn")
-    with context.Pool(processes, initializer=_silence) as pool:
+    with context.Pool(processes, initializer=_prepare_worker) as pool:
         for clips in pool.imap(_work, jobs):
             yield from clips
 
@@ -79,6 +83,8 @@ def _work(job: _Job) -> list[tuple[Scene, IndexedClip]]:
     return [render_clip(job.split, index, seed=job.seed, frames=job.frames, size=job.size) for index in job.indices]
 
 
-def _silence() -> None:
-    """Send this worker's standard output nowhere: pybullet greets on it and remarks on every model it loads."""
+def _prepare_worker() -> None:
+    # pybullet greets on standard output and remarks on every model it loads.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    # Ctrl-C reaches the whole process group; the parent answers it and stops the workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

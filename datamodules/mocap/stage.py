@@ -1,15 +1,14 @@
 """The renderer: one body on a floor in pybullet's CPU renderer, which needs neither a display nor a GPU."""
 
 from functools import cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pvision.datamodules.mocap.body import JOINTS, LINK_OFFSET, Poses
+from pvision.datamodules.mocap.bullet import bullet, bullet_data
 from pvision.datamodules.mocap.palette import IndexedClip, garments, posterize
 from pvision.datamodules.mocap.scenes import Scene
-from pvision.errors import MissingExtraError
 
 __all__ = ["Stage", "stage"]
 
@@ -31,20 +30,15 @@ class Stage:
     """
 
     def __init__(self) -> None:
-        try:
-            import pybullet
-            import pybullet_data
-        except ImportError as error:
-            raise MissingExtraError("pybullet", "render", "Rendering MocapActions") from error
-        self._bullet: Any = pybullet
-        pybullet.connect(pybullet.DIRECT)
-        pybullet.setAdditionalSearchPath(pybullet_data.getDataPath())
-        self._floor = pybullet.loadURDF("plane.urdf")
-        self._body = pybullet.loadURDF(
+        self._bullet = bullet()
+        self._bullet.connect(self._bullet.DIRECT)
+        self._bullet.setAdditionalSearchPath(str(bullet_data()))
+        self._floor = self._bullet.loadURDF("plane.urdf")
+        self._body = self._bullet.loadURDF(
             "humanoid/humanoid.urdf",
             globalScaling=0.25,
             useFixedBase=True,
-            flags=pybullet.URDF_MAINTAIN_LINK_ORDER,
+            flags=self._bullet.URDF_MAINTAIN_LINK_ORDER,
         )
 
     def render(self, scene: Scene, *, frames: int, size: int) -> IndexedClip:
@@ -85,18 +79,18 @@ class Stage:
     def _photograph(
         self, scene: Scene, target: NDArray[np.float64], size: int
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        bullet = self._bullet
-        _, _, colors, _, objects = bullet.getCameraImage(
+        engine = self._bullet
+        _, _, colors, _, objects = engine.getCameraImage(
             size,
             size,
-            bullet.computeViewMatrixFromYawPitchRoll(
+            engine.computeViewMatrixFromYawPitchRoll(
                 target.tolist(), scene.distance, scene.azimuth, scene.elevation, 0, upAxisIndex=2
             ),
-            bullet.computeProjectionMatrixFOV(fov=50, aspect=1, nearVal=0.1, farVal=20),
+            engine.computeProjectionMatrixFOV(fov=50, aspect=1, nearVal=0.1, farVal=20),
             lightDirection=scene.light,
-            shadow=1,
-            renderer=bullet.ER_TINY_RENDERER,
-            flags=bullet.ER_SEGMENTATION_MASK_OBJECT_AND_LINKINDEX,
+            shadow=0,  # a shadow on the floor would show, outside every mask, what the mask hides
+            renderer=engine.ER_TINY_RENDERER,
+            flags=engine.ER_SEGMENTATION_MASK_OBJECT_AND_LINKINDEX,
         )
         picture = np.reshape(colors, (size, size, 4))[..., :3].astype(np.uint8)
         ids = np.reshape(objects, (size, size))

@@ -165,13 +165,14 @@ def read_manifest(root: str | Path | None = None) -> Manifest:
         raise DataError(f"{path} describes {found}, but {(FORMAT, VERSION)} is expected. {_REMEDY}")
     try:
         files = {name: (int(entry["bytes"]), str(entry["sha256"])) for name, entry in content["files"].items()}
-        return Manifest(content["seed"], content["frames"], content["size"], content["clips"], files)
+        clips = {str(split): int(count) for split, count in content["clips"].items()}
+        return Manifest(int(content["seed"]), int(content["frames"]), int(content["size"]), clips, files)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _damaged(path, f"lacks an entry ({error!r})") from error
 
 
 def _folder(root: str | Path | None) -> Path:
-    return _SHIPPED if root is None else Path(root)
+    return _SHIPPED if root is None else Path(root).expanduser()
 
 
 def _count(manifest: Manifest, split: str, limit: int | None) -> int:

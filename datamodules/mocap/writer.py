@@ -3,6 +3,7 @@
 import hashlib
 import json
 import lzma
+import math
 import os
 import shutil
 import tempfile
@@ -74,9 +75,11 @@ def write_split(folder: Path, split: str, clips: Iterable[tuple[Scene, IndexedCl
             maps.write(np.ascontiguousarray(clip.map.transpose(1, 2, 0)).tobytes())
             shades.write(clip.shades.tobytes())
             colors.write(clip.colors.tobytes())
-            row = (scene.label, scene.azimuth, scene.phase, scene.start(frames), scene.speed)
-            for column, value in zip(facts, row, strict=True):
-                column.append(_rounded(value))
+            facts.label.append(scene.label)
+            facts.azimuth.append(_rounded(scene.azimuth))
+            facts.phase.append(_rounded(scene.phase))
+            facts.start.append(_rounded(scene.start(frames)))
+            facts.speed.append(_rounded(scene.speed))
     with _xz(folder / f"{split}.facts.json.xz") as file:
         file.write(json.dumps(facts._asdict(), separators=(",", ":")).encode())
     return len(facts.label)
@@ -116,9 +119,9 @@ def _entry(path: Path) -> dict[str, Any]:
     return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
-def _rounded(value: float) -> Any:
+def _rounded(value: float) -> float:
     # Down, so that an angle or a phase stays below the upper bound of its range.
-    return value if isinstance(value, int) else float(np.floor(value * 1e4) / 1e4)
+    return math.floor(value * 1e4) / 1e4
 
 
 def _umask() -> int:

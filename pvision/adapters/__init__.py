@@ -1,3 +1,3 @@
-"""Parameter-efficient adapters for vision transformers: not written yet; README.md states the status of every method."""
+"""Parameter-efficient adapters for vision transformers. Not written yet; README.md states each method's status."""
 
 __all__: list[str] = []

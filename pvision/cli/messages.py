@@ -20,8 +20,6 @@ _KEY = re.compile(r'Parser key "([^"]+)"')
 _UNKNOWN = (
     re.compile(r"(?:Option|option) '([^']+)'"),
     re.compile(r"unrecognized arguments: --([^\s=]+)"),
-    re.compile(r"[Kk]ey \"([^\"]+)\" is not expected"),
-    re.compile(r"No action for key \"([^\"]+)\""),
 )
 _REQUIRED = re.compile(r"arguments are required: (.+)|Key \"(.+)\" is required")
 _EXPECTED = re.compile(r"Expected an? (?P<type>.+?)\. Got value: (?P<value>.*)", re.DOTALL)
@@ -117,10 +115,9 @@ def _hint(unknown: str, known: list[str], *, prefix: str) -> str:
 
 
 def _explain_missing(missing: list[str], keys: list[str], stage: str) -> str:
-    names = [".init_args.".join([*keys, name.removeprefix(f"{stage}.")]) for name in missing]
-    flags = " and ".join(
-        f"--{name}" for name in sorted(names, key=list(BASES).index if set(names) <= set(BASES) else None)
-    )
+    # "model" goes before "data", as in every recipe; jsonargparse lists them in no order.
+    names = sorted((".init_args.".join([*keys, name.removeprefix(f"{stage}.")]) for name in missing), reverse=True)
+    flags = " and ".join(f"--{name}" for name in names)
     verb = "is" if len(names) == 1 else "are"
     if set(names) <= set(BASES):
         return (

@@ -1,3 +1,3 @@
-"""Streams of experiences and the metrics of forgetting: not written yet; README.md states the status of every method."""
+"""Streams of experiences and the metrics of forgetting. Not written yet; README.md states each method's status."""
 
 __all__: list[str] = []

@@ -1,3 +1,3 @@
-"""Modality translators in front of frozen detectors: not written yet; README.md states the status of every method."""
+"""Modality translators in front of frozen detectors. Not written yet; README.md states each method's status."""
 
 __all__: list[str] = []

@@ -19,7 +19,7 @@ from pvision.models.weights import load_exactly, read_weights
 __all__ = ["MotionEncoder", "MotionMaps", "MotionNet", "MotionTrunk"]
 
 MOCAP_ENCODER = Path(__file__).with_name("mocap_encoder.safetensors")
-MOCAP_ENCODER_SHA256 = "dda725b4f83e2706ec23f79be08821000f1c712df5dead0106335fa12d6e0c36"
+MOCAP_ENCODER_SHA256 = "2d8cb1a2e0fb90bbaf35a55453919c15738aba4f9a7926e75f5c700d1b7a5eec"
 
 _GREY = (0.299, 0.587, 0.114)
 _DIFFERENCE_GAIN = 3.0  # frame differences are small: this brings them to the range of the frames

@@ -1,5 +1,6 @@
 """MaskDP: a public network on the redacted view plus a private head on what a frozen encoder sees only without it."""
 
+import warnings
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from pvision.checks import positive, unit_rate
+from pvision.checks import at_least, positive, unit_rate
 from pvision.errors import ConfigError, PrivacyError
 from pvision.modules.private_classifier import PrivateClassifier
 from pvision.modules.video_classifier import TrainingData
@@ -48,6 +49,7 @@ class MaskDP(PrivateClassifier):
         label_smoothing: of the public epochs.
 
     Raises:
+        ConfigError: if a value is outside its range, or the encoder gives no features.
         PrivacyError: if another mechanism is stated.
 
     Guarantee:
@@ -77,9 +79,16 @@ class MaskDP(PrivateClassifier):
         self.encoder: Any = encoder.requires_grad_(False).eval()
         self.head = ResidualHead(_feature_dim(encoder), self.num_classes, projection_dim=projection_dim)
         self._learning_rate = positive("model.learning_rate", learning_rate)
-        self._momentum = momentum
+        self._momentum = at_least("model.momentum", momentum, 0)
+        if self._momentum >= 1:
+            raise ConfigError(f"model.momentum must be below 1, but {momentum} came.")
         self._average_share = unit_rate("model.average", average)
         self._average: TailAverage | None = None
+
+    def setup(self, stage: str) -> None:
+        """Keep Lightning from warning that the encoder does not train: it must not."""
+        warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
+        super().setup(stage)
 
     def train(self, mode: bool = True) -> "MaskDP":
         """Switch the mode of everything but the encoder, which stays frozen."""

@@ -113,4 +113,3 @@ class GaussianMechanism:
             for name, value in piece.weighted_sum(weights).items():
                 total[name] += value
         return total, records
-

@@ -114,7 +114,7 @@ def _dilate(region: Tensor, frames: int, pixels: int) -> Tensor:
 
 
 def _spread(region: Tensor, axis: int, reach: int) -> Tensor:
-    """Let True spread by ``reach`` cells along ``axis``; by shifts of doubling length, since pooling is 500 times slower."""
+    """Let True spread by ``reach`` cells along ``axis``, by shifts of doubling length: pooling is 500 times slower."""
     length, done = region.shape[axis], 0
     while done < min(reach, length - 1):
         step = min(done + 1, reach - done)

@@ -1,3 +1,3 @@
-"""Heads and losses of class-incremental segmentation: not written yet; README.md states the status of every method."""
+"""Heads and losses of class-incremental segmentation. Not written yet; README.md states each method's status."""
 
 __all__: list[str] = []

@@ -83,6 +83,7 @@ def test_the_kept_configuration_trains_again_to_the_same_end(pvision: Callable, 
     assert summary_of(again)["name"] == "toy"
 
 
+@pytest.mark.slow
 def test_the_database_is_made_with_one_line_that_says_so(pvision: Callable, toy: Callable) -> None:
     config = toy(**{"trainer.logger.init_args.experiment_name": "mine"})
     code, _, err = pvision("fit", "--config", config)
@@ -140,7 +141,7 @@ def test_predict_writes_a_line_per_record_with_both_views(
     assert code == 0, err
     table = last_line(out).parent / "predictions.csv"
     assert f"Predictions: {table}" in out
-    rows = list(csv.DictReader(table.open(encoding="utf-8")))
+    rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
     assert [row["name"] for row in rows] == [f"clip_{index}.mp4" for index in range(8)]
     assert {row["predicted"] for row in rows} <= {"left", "right"}
     for row in rows:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+
 @pytest.fixture(scope="session")
 def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a database that MLflow has set up, which takes it ten seconds."""
@@ -22,6 +23,7 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def workplace(migrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Work in an empty folder that has a ready database."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # the command would set it for good
     (tmp_path / "mlruns").mkdir()
     shutil.copy(migrated, tmp_path / "mlruns" / "mlflow.db")
     return tmp_path

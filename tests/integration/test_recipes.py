@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+
 from pvision.cli import main
 from pvision.cli.recipes import names, text
 
+Clips = Callable[[int], list[torch.Tensor]]
+Writer = Callable[[Path, torch.Tensor], None]
 TINY_BACKBONE = {"name": "mvit_tiny", "weights": None, "clip": [4, 32, 32]}
 
 
@@ -21,7 +24,7 @@ def write_boxes(path: Path, clips: list[str]) -> None:
     path.write_text(json.dumps(boxes), encoding="utf-8")
 
 
-def make_ucf101(root: Path, clips: Callable[[int], list[torch.Tensor]], write: Callable[[Path, torch.Tensor], None]) -> list[str]:
+def make_ucf101(root: Path, clips: Clips, write: Writer) -> list[str]:
     """Write a UCF101 of three classes and six groups in its official layout."""
     classes, listed = ("Walk", "Jump", "Kick"), {"train": [], "test": []}
     for label, name in enumerate(classes):
@@ -37,7 +40,7 @@ def make_ucf101(root: Path, clips: Callable[[int], list[torch.Tensor]], write: C
     return [clip for part in listed.values() for clip, _ in part]
 
 
-def make_hmdb51(root: Path, clips: Callable[[int], list[torch.Tensor]], write: Callable[[Path, torch.Tensor], None]) -> list[str]:
+def make_hmdb51(root: Path, clips: Clips, write: Writer) -> list[str]:
     """Write an HMDB51 of three classes in its official layout."""
     made, splits = [], root / "testTrainMulti_7030_splits"
     splits.mkdir(parents=True)
@@ -52,7 +55,7 @@ def make_hmdb51(root: Path, clips: Callable[[int], list[torch.Tensor]], write: C
     return made
 
 
-def make_folder(root: Path, clips: Callable[[int], list[torch.Tensor]], write: Callable[[Path, torch.Tensor], None]) -> list[str]:
+def make_folder(root: Path, clips: Clips, write: Writer) -> list[str]:
     """Write two class folders."""
     made = []
     for label, name in enumerate(("walk", "jump")):
@@ -68,14 +71,18 @@ LAYOUTS = {"maskdp_ucf101": make_ucf101, "maskdp_hmdb51": make_hmdb51, "maskdp_f
 def shrink(recipe: str, root: Path) -> dict:
     """Return what to lay over a recipe so that it takes seconds."""
     settings = yaml.safe_load(text(recipe))
-    model: dict = {"public_epochs": 1}
+    model: dict = {"public_epochs": min(1, settings["model"]["init_args"]["public_epochs"])}
     if "privacy" in settings["model"]["init_args"]:
         model["privacy"] = {"steps": 3}
     if recipe not in LAYOUTS:
-        return {"model": {"init_args": model}, "data": {"init_args": {"train_clips": 60, "eval_clips": 30, "pretraining_clips": 60}}}
+        return {
+            "model": {"init_args": model},
+            "data": {"init_args": {"train_clips": 60, "eval_clips": 30, "pretraining_clips": 60}},
+        }
     model |= {"projection_dim": 8, "privacy": {"steps": 3, "delta": 1e-3}}
     data: dict = {"root": str(root), "masks": {"init_args": {"path": str(root / "boxes.json")}}}
     data |= {"frames": 4, "stride": 1, "size": 32, "num_workers": 0, "batch_size": 4}
+    data["redaction"] = {"grid": 4, "dilate": 1}  # with the recipe's, a box would cover all of these small frames
     if recipe == "maskdp_folder":
         data |= {"val_fraction": 0.3, "test_fraction": 0.3}
     else:

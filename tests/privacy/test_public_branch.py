@@ -11,7 +11,7 @@ from pvision.datamodules.records import PublicOnly, TensorRecords
 from pvision.models import TubeletViT
 from pvision.privacy import Redaction, as_floats, resample_mask
 
-REDACTIONS = (Redaction(sensitive="inside", dilate=1), Redaction(sensitive="outside", shape="union"))
+REDACTIONS = (Redaction(sensitive="inside", dilate=1), Redaction(sensitive="outside"))
 LABEL = torch.tensor([1])
 
 

@@ -18,6 +18,8 @@ from pvision.datamodules import MocapActions
 from pvision.models import MotionEncoder, MotionNet
 from pvision.modules import MaskDP, NonPrivate
 from pvision.privacy import PrivacySpec, TwoViews, as_floats
+from pvision.privacy.accounting import Relation
+from pvision.privacy.spec import Mechanism
 
 __all__ = [
     "EPSILONS",
@@ -63,7 +65,7 @@ class Budget:
     noise_seeds: int = 5
 
 
-def statement(mechanism: str, relation: str, epsilon: float, settings: HeadSettings) -> PrivacySpec:
+def statement(mechanism: Mechanism, relation: Relation, epsilon: float, settings: HeadSettings) -> PrivacySpec:
     """Return the privacy statement of one head: every clip in every step, so the noise needs no amplification."""
     return PrivacySpec(
         mechanism=mechanism,

@@ -3,10 +3,12 @@
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor
 
+from pvision.models import MotionNet
 from pvision.modules import MaskDP
 from pvision.privacy import (
     GaussianMechanism,
@@ -18,6 +20,8 @@ from pvision.privacy import (
     noisy_head_gradient,
 )
 from pvision.privacy import whitening as fit_whitening
+from pvision.privacy.accounting import Relation
+from pvision.privacy.spec import Mechanism
 
 __all__ = ["Features", "HeadProblem", "HeadSettings", "Outcome", "head_problems", "train_head"]
 
@@ -52,11 +56,12 @@ class Features:
     @torch.no_grad()
     def of(cls, module: MaskDP, batches: Iterable[TwoViews]) -> "Features":
         """Compute them with a trained module."""
+        network = cast(MotionNet, module.network)
         columns = []
         for views in batches:
             full, public = module.encoder_features(views)
-            inner = [module.network.features(as_floats(video)) for video in (views.full, views.public.video)]
-            logits = [module.network.head(features) for features in inner]
+            inner = [network.features(as_floats(video)) for video in (views.full, views.public.video)]
+            logits = [network.head(features) for features in inner]
             same = (views.full == views.public.video).flatten(1).all(1)
             columns.append((full, public, same, logits[1], logits[0], inner[0], inner[1], views.label))
         return cls(*(torch.cat(column) for column in zip(*columns, strict=True)))
@@ -88,14 +93,14 @@ class HeadProblem:
     """
 
     name: str
-    mechanism: str
+    mechanism: Mechanism
     train: Tensor
     train_base: Tensor
     label: Tensor
     full: tuple[Tensor, Tensor]
     redacted: tuple[Tensor, Tensor]
     start: Tensor
-    relation: str = "zero_out"
+    relation: Relation = "zero_out"
 
     def evaluated_on(self, keep: Tensor) -> "HeadProblem":
         """Return the problem with only some of the evaluated clips."""
@@ -153,9 +158,26 @@ def head_problems(module: MaskDP, public: Features, train: Features, test: Featu
         rows = clip_rows((features - center) @ projection)
         return torch.cat([rows, torch.full((len(rows), 1), _BIAS)], 1)
 
-    nothing_train, nothing_test = torch.zeros_like(train.base), torch.zeros_like(test.base)
-    on_features = {"train": probe(train.full), "label": train.label, "start": torch.zeros(classes, dim + 1)}
-    views = probe(test.full), probe(test.public)
+    inputs, full, redacted = probe(train.full), probe(test.full), probe(test.public)
+    beside = HeadProblem(
+        name="DP-SGD head + public network",
+        mechanism="redact_then_dp_sgd",
+        train=inputs,
+        train_base=train.base,
+        label=train.label,
+        full=(full, test.base),
+        redacted=(redacted, test.base),
+        start=torch.zeros(classes, dim + 1),
+    )
+    nothing = torch.zeros_like(test.base)
+    alone = replace(
+        beside,
+        name="DP-SGD linear probe",
+        mechanism="dp_sgd",
+        train_base=torch.zeros_like(train.base),
+        full=(full, nothing),
+        redacted=(redacted, nothing),
+    )
     maskdp = HeadProblem(
         name="MaskDP",
         mechanism="residual",
@@ -169,29 +191,15 @@ def head_problems(module: MaskDP, public: Features, train: Features, test: Featu
     return [
         maskdp,
         replace(maskdp, name="MaskDP, ε for replace", relation="replace"),
-        HeadProblem(
-            name="DP-SGD head + public network",
-            mechanism="redact_then_dp_sgd",
-            train_base=train.base,
-            full=(views[0], test.base),
-            redacted=(views[1], test.base),
-            **on_features,
-        ),
-        HeadProblem(
-            name="DP-SGD linear probe",
-            mechanism="dp_sgd",
-            train_base=nothing_train,
-            full=(views[0], nothing_test),
-            redacted=(views[1], nothing_test),
-            **on_features,
-        ),
+        beside,
+        alone,
         _fine_tuned_head(module, train, test),
     ]
 
 
 def _fine_tuned_head(module: MaskDP, train: Features, test: Features) -> HeadProblem:
     """Return redact-then-DP-SGD of the public network's own head, in standardised features."""
-    head = module.network.head
+    head = cast(MotionNet, module.network).head
     center, deviation = train.inner_public.mean(0), train.inner_public.std(0) + 1e-3
     size = train.inner_public.shape[1] ** 0.5
 

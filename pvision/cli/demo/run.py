@@ -12,6 +12,8 @@ from pvision.cli.demo.plots import accuracy_against_epsilon, bar_chart, contact_
 from pvision.cli.demo.regions import REGIONS, Region
 from pvision.cli.demo.results import Row, format_table, verdict
 from pvision.cli.demo.tracking import Tracked
+from pvision.cli.quiet import less_noise
+from pvision.cli.tracking import environment
 from pvision.datamodules import MocapActions
 
 __all__ = ["run"]
@@ -26,6 +28,12 @@ Whole networks are trained privately by the recipes maskdp_residual_mocap, dpsgd
 def run(argv: list[str] | None = None) -> int:
     """Compare MaskDP with its rivals on real motion, at equal ε."""
     options = _parser().parse_args(argv)
+    with less_noise(), environment():
+        _run(options)
+    return 0
+
+
+def _run(options: argparse.Namespace) -> None:
     began = time.perf_counter()
     seed_everything(options.seed, verbose=False)
     tracked, budget = Tracked(), Budget(epochs=options.epochs, noise_seeds=options.noise_seeds)
@@ -41,7 +49,6 @@ def run(argv: list[str] | None = None) -> int:
             reference = train_reference(data, budget, tracked.training("not private"))
         rows += _compare(region, data, reference, budget, tracked)
     _finish(rows, tracked, test_clips=len(data.test_set), began=began)
-    return 0
 
 
 def _compare(region: Region, data: MocapActions, reference: Reference, budget: Budget, tracked: Tracked) -> list[Row]:
@@ -51,7 +58,7 @@ def _compare(region: Region, data: MocapActions, reference: Reference, budget: B
     module.eval()
     public, train, test = (
         Features.of(module, loader)
-        for loader in (data.pretraining_loader(), data.two_view_loader(), data.test_dataloader())
+        for loader in (data.pretraining_loader() or (), data.two_view_loader(), data.test_dataloader())
     )
     rows = reference_rows(region.name, test, reference, data.test_dataloader(), public_seconds=seconds)
     rows += compare_heads(region.name, head_problems(module, public, train, test), test.label, budget)
@@ -62,7 +69,7 @@ def _compare(region: Region, data: MocapActions, reference: Reference, budget: B
 
 def _keep_contact_sheet(region: Region, data: MocapActions, tracked: Tracked) -> None:
     labels = data.test_set[range(len(data.test_set))].label
-    one_of_each = [int((labels == label).nonzero()[0]) for label in labels.unique().tolist()]
+    one_of_each = [int((labels == label).nonzero()[0]) for label in sorted(set(labels.tolist()))]
     clips = data.test_set[one_of_each].public
     sheet = contact_sheet(clips, data.class_names, title=f"What un-noised training sees. Sensitive: {region.name}")
     tracked.picture(save(sheet, tracked.folder / f"redacted_{region.slug}.png"))

@@ -13,7 +13,7 @@ import pvision
 from pvision.callbacks._provenance import git_commit, versions
 from pvision.callbacks._runs import write_whole
 from pvision.cli.demo.results import Row
-from pvision.cli.tracking import ROOT, set_environment
+from pvision.cli.tracking import ROOT
 from pvision.errors import MissingExtraError
 
 __all__ = ["Tracked"]
@@ -32,7 +32,6 @@ class Tracked:
     """
 
     def __init__(self) -> None:
-        set_environment()
         try:
             from mlflow.tracking import MlflowClient
         except ImportError as error:
