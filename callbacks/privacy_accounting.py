@@ -60,7 +60,7 @@ class PrivacyAccounting(Callback):
 
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._logged = 0
+        self._allowed, self._logged = None, 0
         if not isinstance(pl_module, TrainsPrivately):
             return
         spec = pl_module.privacy

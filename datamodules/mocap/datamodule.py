@@ -1,6 +1,6 @@
 """MocapActions: 15 actions of real motion capture, rendered, with exact body-part masks."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 
 import torch
 from torch import Tensor
@@ -9,10 +9,10 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
 from pvision.checks import one_of, positive_int
 from pvision.datamodules.mocap.body import CLASS_NAMES, REGIONS
 from pvision.datamodules.mocap.storage import Clips, load_clips, read_manifest
-from pvision.datamodules.records import PublicOnly, TensorRecords
+from pvision.datamodules.records import PublicOnly, Records, TensorRecords
 from pvision.datamodules.video import VideoDataModule
 from pvision.errors import ConfigError
-from pvision.privacy import PublicView, Redaction
+from pvision.privacy import PublicView, Redaction, TwoViews
 
 __all__ = ["MocapActions", "split_test"]
 
@@ -92,8 +92,14 @@ class MocapActions(VideoDataModule):
     def public_loader(self) -> DataLoader[PublicView]:
         """Return shuffled batches of the training records' redacted view, rolled by up to ``shift`` pixels."""
         records = PublicOnly(self.train_set)
-        batches = BatchSampler(RandomSampler(range(len(records))), self.batch_size, drop_last=False)
-        return self._loader(_Rolled(records, self.shift) if self.shift else records, batches)
+        return self._loader(_RolledPublic(records, self.shift), self._shuffled(records))
+
+    def full_loader(self) -> DataLoader[TwoViews]:
+        """Return shuffled batches of both views of the training records, rolled alike."""
+        return self._loader(_Rolled(self.train_set, self.shift), self._shuffled(self.train_set))
+
+    def _shuffled(self, records: Sized) -> BatchSampler:
+        return BatchSampler(RandomSampler(range(len(records))), self.batch_size, drop_last=False)
 
     def _prepare_test(self, available: int) -> None:
         validation, test = split_test(available)
@@ -135,7 +141,22 @@ def split_test(count: int) -> tuple[list[int], list[int]]:
     return validation, [position for position in range(count) if position not in chosen]
 
 
-class _Rolled(Dataset[PublicView]):
+class _Rolled(Dataset[TwoViews]):
+    """Batches of clips in both views, each batch rolled by a random step, around the edges."""
+
+    def __init__(self, records: Records, shift: int) -> None:
+        self._records, self._shift = records, shift
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, indices: Sequence[int]) -> TwoViews:  # batches, not items
+        views = self._records[indices]
+        step = _step(self._shift)
+        return TwoViews(_roll(views.full, step), _roll_public(views.public, step))
+
+
+class _RolledPublic(Dataset[PublicView]):
     """Batches of redacted clips, each rolled by a random step, around the edges."""
 
     def __init__(self, records: PublicOnly, shift: int) -> None:
@@ -145,13 +166,19 @@ class _Rolled(Dataset[PublicView]):
         return len(self._records)
 
     def __getitem__(self, indices: Sequence[int]) -> PublicView:  # batches, not items
-        view = self._records[indices]
-        down, right = torch.randint(-self._shift, self._shift + 1, (2,)).tolist()
-        return view._replace(video=_roll(view.video, down, right), mask=_roll(view.mask, down, right))
+        return _roll_public(self._records[indices], _step(self._shift))
 
 
-def _roll(values: Tensor, down: int, right: int) -> Tensor:
-    return values.roll((down, right), (-2, -1))
+def _step(shift: int) -> list[int]:
+    return torch.randint(-shift, shift + 1, (2,)).tolist()
+
+
+def _roll_public(view: PublicView, step: list[int]) -> PublicView:
+    return view._replace(video=_roll(view.video, step), mask=_roll(view.mask, step))
+
+
+def _roll(values: Tensor, step: list[int]) -> Tensor:
+    return values.roll(step, (-2, -1))
 
 
 def _optional(name: str, value: int | None, *, low: int) -> int | None:

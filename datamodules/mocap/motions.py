@@ -97,9 +97,14 @@ def _motion(frames: Array, *, loops: bool) -> Motion:
     joints = frames[:, 8:].copy()
     for joint in JOINTS:
         if joint.size == 4:
-            joints[:, joint.columns] = np.roll(joints[:, joint.columns], -1, axis=1)
+            joints[:, joint.columns] = _unit(joints[:, joint.columns])
     times = np.concatenate([[0.0], np.cumsum(frames[:-1, 0])])
-    return Motion(times, frames[:, 1:4], np.roll(frames[:, 4:8], -1, axis=1), joints, loops)
+    return Motion(times, frames[:, 1:4], _unit(frames[:, 4:8]), joints, loops)
+
+
+def _unit(quaternions: Array) -> Array:
+    """Put the scalar last and scale to length 1: in some captured frames it is as short as 0.6."""
+    return np.asarray(np.roll(quaternions, -1, axis=1) / np.linalg.norm(quaternions, axis=1, keepdims=True))
 
 
 def _mix(values: Array, index: NDArray[np.int64], fraction: Array) -> Array:

@@ -19,7 +19,7 @@ from pvision.models.weights import load_exactly, read_weights
 __all__ = ["MotionEncoder", "MotionMaps", "MotionNet", "MotionTrunk"]
 
 MOCAP_ENCODER = Path(__file__).with_name("mocap_encoder.safetensors")
-MOCAP_ENCODER_SHA256 = "2d8cb1a2e0fb90bbaf35a55453919c15738aba4f9a7926e75f5c700d1b7a5eec"
+MOCAP_ENCODER_SHA256 = "d91a0e334c9a4801ca0bb4d80f6226c02bca0a155413d2f3de96358f50da6baa"
 
 _GREY = (0.299, 0.587, 0.114)
 _DIFFERENCE_GAIN = 3.0  # frame differences are small: this brings them to the range of the frames

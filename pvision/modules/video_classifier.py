@@ -135,7 +135,8 @@ class VideoClassifier(pl.LightningModule):
         """Take the schedule into the Trainer; check the data.
 
         Raises:
-            ConfigError: if ``trainer.max_epochs`` contradicts the schedule.
+            ConfigError: if ``trainer.max_epochs`` contradicts the schedule, there are several processes, or there is
+                no data module to train on.
         """
         if self.trainer.world_size > 1:
             raise ConfigError(
@@ -145,6 +146,11 @@ class VideoClassifier(pl.LightningModule):
         data = self.trainer.datamodule  # type: ignore[attr-defined]  # set by Trainer.fit(datamodule=…)
         if data is not None:
             self.check(data)
+        elif stage == "fit":
+            raise ConfigError(
+                f"{type(self).__name__} chooses its own training loaders from a data module, but loaders came. "
+                "Call trainer.fit(module, datamodule=…) with a pvision.datamodules.VideoDataModule."
+            )
         if stage == "fit" and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]  # missing in its stubs
             self._set_schedule()
 

@@ -113,6 +113,8 @@ def record_gradients(
 ) -> Iterator[DenseGradients]:
     """Yield the per-record gradients of a batch, in pieces that fit into memory.
 
+    They are computed in the dtype of the parameters, autocast or not: under it, torch cannot vectorise some layers.
+
     Args:
         loss: the loss of one record; see `residual_loss` and `full_view_loss`.
         parameters: the trained parameters by name.
@@ -123,7 +125,9 @@ def record_gradients(
     per_record = vmap(grad(loss), in_dims=(None, 0, 0, 0), randomness="error")
     for start in range(0, len(views.full), microbatch):
         piece = slice(start, start + microbatch)
-        yield DenseGradients(per_record(parameters, views.full[piece], views.public.video[piece], views.label[piece]))
+        with torch.autocast(views.full.device.type, enabled=False):
+            rows = per_record(parameters, views.full[piece], views.public.video[piece], views.label[piece])
+        yield DenseGradients(rows)
 
 
 def _loss(network: nn.Module, state: Parameters, clip: Tensor, label: Tensor) -> Tensor:

@@ -87,7 +87,8 @@ def test_a_performance_passes_through_its_captured_frames(pybullet, label):
     for joint in JOINTS:
         captured, posed = motion.joints[:-1, joint.columns], poses.joints[:, joint.columns]
         if joint.size == 4:
-            assert np.abs((captured * posed).sum(1)) == pytest.approx(1, abs=1e-5)
+            assert np.linalg.norm(captured, axis=1) == pytest.approx(1)
+            assert np.abs((captured * posed).sum(1)) == pytest.approx(1)
         else:
             assert posed == pytest.approx(captured)
 
@@ -231,9 +232,9 @@ def test_an_interrupted_command_leaves_nothing(tmp_path, monkeypatch, capsys):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("pvision.datamodules.mocap.__main__.render_split", interrupted)
-    assert main([str(tmp_path / "set"), "--train=2"]) == 130
+    assert main([str(tmp_path / "sets" / "mine"), "--train=2"]) == 130
     assert "Nothing was written" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
+    assert list((tmp_path / "sets").iterdir()) == []
 
 
 def render_clip_stub():
@@ -244,9 +245,9 @@ def render_clip_stub():
 
 def test_without_pybullet_the_remedy_is_named_and_nothing_written(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "pybullet", None)
-    assert main([str(tmp_path / "set")]) == 2
+    assert main([str(tmp_path / "sets" / "mine")]) == 2
     assert "pip install 'pvision[render]'" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
+    assert list((tmp_path / "sets").iterdir()) == []
     with pytest.raises(MissingExtraError):
         load_motion.__wrapped__(0)
 

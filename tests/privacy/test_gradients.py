@@ -148,6 +148,15 @@ def test_pieces_have_the_size_asked_for_and_an_empty_batch_has_none():
     assert sizes(nobody, 3) == []
 
 
+def test_autocast_changes_no_bit():
+    network = nn.Sequential(nn.Flatten(), nn.Linear(96, 8), nn.LayerNorm(8), nn.Linear(8, 3))
+    views = views_of((2, 4, 4))
+    expected = rows_of(residual_loss, network, views)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rows = rows_of(residual_loss, network, views)
+    assert all(torch.equal(one[name], other[name]) for one, other in zip(rows, expected, strict=True) for name in one)
+
+
 def test_frozen_parameters_have_no_gradient():
     network = nn.Sequential(nn.Flatten(), nn.Linear(96, 4), nn.Linear(4, 3))
     every = parameters_of(network)
