@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from jsonargparse import ArgumentParser
 
 from pvision.datamodules import MocapActions
-from pvision.datamodules.mocap.body import CLASS_NAMES, REGIONS
+from pvision.datamodules.mocap.body import CLASS_NAMES, PARTS, REGIONS
 from pvision.datamodules.mocap.datamodule import split_test
 from pvision.datamodules.mocap.storage import load_clips
 from pvision.errors import ConfigError, DataError
@@ -95,6 +95,20 @@ def test_the_shipped_test_is_400_and_800():
     for part in (validation, test):
         per_class = Counter(position % 15 for position in part)
         assert max(per_class.values()) - min(per_class.values()) == 1
+
+
+def test_regions_hold_the_parts_that_their_names_say():
+    named = {region: {PARTS[value] for value in values} for region, values in REGIONS.items()}
+    arms = {f"{side}_{part}" for side in ("left", "right") for part in ("upper_arm", "forearm", "hand")}
+    legs = {f"{side}_{part}" for side in ("left", "right") for part in ("thigh", "shin", "foot")}
+    assert named == {
+        "person": set(PARTS) - {"background"},
+        "upper_body": {"chest", "head"} | arms,
+        "arms": arms,
+        "hands": {"left_hand", "right_hand"},
+        "head": {"head"},
+        "legs": legs,
+    }
 
 
 @pytest.mark.parametrize("region", sorted(REGIONS))

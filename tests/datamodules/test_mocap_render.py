@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pvision.datamodules.mocap.__main__ import main, make_set
-from pvision.datamodules.mocap.body import CLASS_NAMES, JOINTS
+from pvision.datamodules.mocap.body import CLASS_NAMES, JOINTS, LINK_OFFSET, PARTS
 from pvision.datamodules.mocap.datamodule import MocapActions
 from pvision.datamodules.mocap.motions import Motion, load_motion
 from pvision.datamodules.mocap.palette import paint, parts_of
@@ -168,6 +168,15 @@ def test_shadows_would_tell_of_the_body(pybullet, monkeypatch):
     monkeypatch.setattr(stage(), "_bullet", WithShadows(stage()._bullet))
     pairs = [background_with_and_without_the_body(monkeypatch, index) for index in (2, 8, 9)]
     assert not all(np.array_equal(*pair) for pair in pairs)
+
+
+def test_each_part_value_is_the_link_that_it_is_called_after(pybullet):
+    called = {"root": "pelvis", "neck": "head", "hip": "thigh", "knee": "shin", "ankle": "foot"}
+    called |= {"shoulder": "upper_arm", "elbow": "forearm", "wrist": "hand"}
+    engine, body = stage()._bullet, stage()._body
+    links = [engine.getJointInfo(body, link)[12].decode() for link in range(engine.getNumJoints(body))]
+    expected = ["_".join(called.get(word, word) for word in link.split("_")) for link in links]
+    assert list(PARTS[LINK_OFFSET:]) == expected
 
 
 def digest(folder):

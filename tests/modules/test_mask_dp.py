@@ -157,6 +157,23 @@ def test_head_features_are_bitwise_zero_for_redacted_records_beside_others(build
     assert features.norm(dim=1).max() <= 1 + 1e-6
 
 
+def test_head_features_are_zero_though_the_encoder_rounds_differently_each_time(build, clips, fit):
+    module, data = build(), clips()
+    fit(module, data)
+    exact, calls = module.encoder.features, []
+
+    def rounding(video):
+        calls.append(1)
+        return exact(video) * (1 + 1e-6 * len(calls))
+
+    module.encoder.features = rounding
+    views = views_of(data)
+    already = views._replace(full=views.public.video)
+    full, public = module.encoder_features(already)
+    assert not torch.equal(full, public)
+    assert (module.head_features(already).view(torch.int32) == 0).all()
+
+
 def test_cached_features_are_those_of_each_batch(build, clips, fit):
     module, data = build(), clips()
     fit(module, data)
