@@ -66,7 +66,7 @@ class MaskDP(PrivateClassifier):
         public_epochs: int = 6,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         projection_dim: int = 96,
-        learning_rate: float = 300.0,
+        learning_rate: float = 30.0,
         momentum: float = 0.9,
         average: float = 0.5,
         label_smoothing: float = 0.05,

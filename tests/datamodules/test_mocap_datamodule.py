@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonargparse import ArgumentParser
 
-from pvision.datamodules import MocapActions
+from pvision.datamodules import MocapActions, TensorRecords
 from pvision.datamodules.mocap.body import CLASS_NAMES, PARTS, REGIONS
 from pvision.datamodules.mocap.datamodule import split_test
 from pvision.datamodules.mocap.storage import load_clips
@@ -75,6 +75,11 @@ def test_validation_and_test_never_share_a_clip(data):
         positions = [int(name.removeprefix("test/")) for name in records.names]
         assert torch.equal(records[range(EVAL)].label, shipped.label[positions])
         assert torch.equal(records[range(EVAL)].full, shipped.video[positions].permute(0, 4, 1, 2, 3))
+
+
+def test_names_that_do_not_fit_the_records_are_refused(clips):
+    with pytest.raises(DataError, match="one name for each of 45 records, but 1 came"):
+        TensorRecords(clips.video, clips.parts > 0, clips.label, BOX, names=["train/0"])
 
 
 @given(count=st.integers(0, 2000))

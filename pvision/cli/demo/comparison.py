@@ -40,11 +40,11 @@ _STEPS = 60
 
 # Chosen on the validation clips, upper body hidden, by benchmarks/maskdp_heads.py; the same grid for every method.
 _CHOSEN: dict[str, tuple[tuple[float, float], ...]] = {  # for each ε: learning rate, max_grad_norm
-    "MaskDP": ((100.0, 0.3), (300.0, 0.3), (300.0, 0.3)),
-    "MaskDP, ε for replace": ((100.0, 0.3), (300.0, 0.3), (300.0, 0.3)),
-    "DP-SGD head + public network": ((30.0, 0.3), (100.0, 0.3), (300.0, 0.3)),
+    "MaskDP": ((30.0, 0.3), (30.0, 1.0), (100.0, 1.0)),
+    "MaskDP, ε for replace": ((30.0, 0.3), (100.0, 0.3), (100.0, 0.3)),
+    "DP-SGD head + public network": ((100.0, 0.3), (100.0, 0.3), (30.0, 1.0)),
     "DP-SGD linear probe": ((100.0, 0.3), (300.0, 0.3), (300.0, 0.3)),
-    "redact, then DP-SGD head": ((2.0, 0.3), (8.0, 0.3), (8.0, 0.3)),
+    "redact, then DP-SGD head": ((30.0, 1.0), (30.0, 1.0), (30.0, 1.0)),
 }
 SETTINGS = {
     method: {epsilon: HeadSettings(*values) for epsilon, values in zip(EPSILONS, chosen, strict=True)}
