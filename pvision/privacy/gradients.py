@@ -145,10 +145,9 @@ def _flat(rows: Tensor) -> Tensor:
 
 
 def _weighted_sum(rows: Tensor, weights: Tensor) -> Tensor:
-    # Half precision would round the weights up by more than the clipping bound allows.
-    factors = weights.to(torch.promote_types(rows.dtype, torch.float32))
-    scaled = _without(rows, weights == 0) * factors.reshape(-1, *[1] * (rows.dim() - 1))
-    return scaled.sum(0, dtype=wide(rows))
+    # In the dtype of the rows, a weight could round up by more than the clipping bound allows.
+    factors = weights.to(wide(rows)).reshape(-1, *[1] * (rows.dim() - 1))
+    return (_without(rows, weights == 0) * factors).sum(0)
 
 
 def _without(rows: Tensor, out: Tensor) -> Tensor:

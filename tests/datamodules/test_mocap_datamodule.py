@@ -178,6 +178,16 @@ def test_the_public_loader_rolls_redacted_clips_and_their_masks_together(data):
     assert moved
 
 
+def test_the_full_loader_rolls_both_views_alike(data):
+    seen = []
+    for views in data.full_loader():
+        seen += views.public.position.tolist()
+        beside = ~views.public.mask.unsqueeze(1).expand_as(views.full)
+        assert torch.equal(views.full[beside], views.public.video[beside])
+        assert (views.public.video[~beside] == 128).all()
+    assert sorted(seen) == list(range(TRAIN))
+
+
 def test_no_other_loader_rolls_and_a_shift_of_zero_does_not(data):
     for loader, records in (
         (data.two_view_loader(), data.train_set),
