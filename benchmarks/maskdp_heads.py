@@ -17,7 +17,7 @@ from lightning.pytorch import seed_everything
 from lightning.pytorch.loggers import CSVLogger
 from tqdm.auto import tqdm
 
-from pvision.cli.demo.comparison import EPSILONS, Budget, fit, maskdp, statement
+from pvision.cli.demo.comparison import EPSILONS, Budget, drop_only, fit, maskdp, statement
 from pvision.cli.demo.heads import Features, HeadSettings, head_problems, train_head
 from pvision.cli.demo.regions import REGIONS
 
@@ -34,9 +34,9 @@ def main() -> None:
     seed_everything(11, verbose=False)
     data = REGIONS[0].data(train_clips=None, eval_clips=None)
     data.setup()
-    module = maskdp(Budget())
-    fit(module, data, CSVLogger("mlruns", name="maskdp_heads"))
-    module.eval()
+    public_module = drop_only(Budget())
+    fit(public_module, data, CSVLogger("mlruns", name="maskdp_heads"))
+    module = maskdp(public_module.network)
     public, train, val = (
         Features.of(module, loader)
         for loader in (data.pretraining_loader(), data.two_view_loader(), data.val_dataloader())

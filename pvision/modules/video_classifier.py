@@ -135,13 +135,18 @@ class VideoClassifier(pl.LightningModule):
         """Take the schedule into the Trainer; check the data.
 
         Raises:
-            ConfigError: if ``trainer.max_epochs`` contradicts the schedule, there are several processes, or there is
-                no data module to train on.
+            ConfigError: if ``trainer.max_epochs`` contradicts the schedule, a setting of the Trainer would replace
+                the samplers, there are several processes, or there is no data module to train on.
         """
         if self.trainer.world_size > 1:
             raise ConfigError(
                 f"{type(self).__name__} trains on one process, but the Trainer has {self.trainer.world_size}. "
                 "Set trainer.devices to 1."
+            )
+        if self.trainer.overfit_batches:  # type: ignore[attr-defined]  # missing in its stubs
+            raise ConfigError(
+                "trainer.overfit_batches would replace the samplers that this module chooses. "
+                "Use trainer.limit_train_batches instead."
             )
         data = self.trainer.datamodule  # type: ignore[attr-defined]  # set by Trainer.fit(datamodule=…)
         if data is not None:

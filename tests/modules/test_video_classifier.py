@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 from pvision.errors import ConfigError
@@ -32,6 +33,18 @@ def test_a_schedule_that_agrees_is_taken(build, clips, fit, max_epochs):
 def test_a_schedule_that_contradicts_is_refused(build, clips, fit, max_epochs):
     with pytest.raises(ConfigError, match=rf"trainer\.max_epochs is {max_epochs}, but the schedule has 2 public and 0"):
         fit(build(), clips(), max_epochs=max_epochs)
+
+
+@pytest.mark.parametrize("batches", [1, 0.5])
+def test_a_setting_that_replaces_samplers_is_refused(build, clips, fit, batches):
+    with pytest.raises(ConfigError, match=r"trainer\.overfit_batches would replace .* trainer\.limit_train_batches"):
+        fit(build(), clips(), overfit_batches=batches)
+
+
+@pytest.mark.parametrize("setting", [{"gradient_clip_val": 1.0}, {"accumulate_grad_batches": 2}], ids=str)
+def test_settings_for_automatic_optimisation_are_refused_by_lightning(build, clips, fit, setting):
+    with pytest.raises(MisconfigurationException, match="not supported for manual optimization"):
+        fit(build(), clips(), **setting)
 
 
 @pytest.mark.parametrize("classes", [2, 4])

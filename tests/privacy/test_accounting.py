@@ -177,6 +177,11 @@ def test_full_batches_agree_with_the_exact_gaussian_mechanism(noise, steps, delt
         assert exact - 1e-6 <= claimed <= exact + 2e-3
 
 
+def test_rdp_is_an_upper_bound_on_the_grid():
+    for sample_rate, noise, steps in GRID:
+        assert ours(noise, sample_rate, steps, accountant="rdp") >= ours(noise, sample_rate, steps)
+
+
 @pytest.mark.parametrize(("sample_rate", "noise", "steps"), [(0.3, 4.0, 50), (0.01, 2.0, 300), (1.0, 6.0, 10)])
 def test_the_relations_and_accountants_are_ordered(sample_rate, noise, steps):
     zero_out = ours(noise, sample_rate, steps)

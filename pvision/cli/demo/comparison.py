@@ -16,7 +16,7 @@ from pvision.cli.demo.heads import Features, HeadProblem, HeadSettings, train_he
 from pvision.cli.demo.results import Row
 from pvision.datamodules import MocapActions
 from pvision.models import MotionEncoder, MotionNet
-from pvision.modules import MaskDP, NonPrivate
+from pvision.modules import DropOnly, MaskDP, NonPrivate
 from pvision.privacy import PrivacySpec, TwoViews, as_floats
 from pvision.privacy.accounting import Relation
 from pvision.privacy.spec import Mechanism
@@ -27,6 +27,7 @@ __all__ = [
     "Budget",
     "Reference",
     "compare_heads",
+    "drop_only",
     "fit",
     "maskdp",
     "reference_rows",
@@ -81,17 +82,16 @@ def statement(mechanism: Mechanism, relation: Relation, epsilon: float, settings
     )
 
 
-def maskdp(budget: Budget, *, epsilon: float = 1.0) -> MaskDP:
-    """Return the module of the recipe maskdp_mocap."""
-    settings = SETTINGS["MaskDP"][epsilon]
-    return MaskDP(
-        MotionNet(15, init="mocap"),
-        MotionEncoder.pretrained(),
-        statement("residual", "zero_out", epsilon, settings),
-        public_epochs=budget.epochs,
-        optimizer=_adamw,
-        learning_rate=settings.learning_rate,
-    )
+def drop_only(budget: Budget) -> DropOnly:
+    """Return the module that trains the public network, on redacted clips alone."""
+    return DropOnly(MotionNet(15, init="mocap"), public_epochs=budget.epochs, optimizer=_adamw)
+
+
+def maskdp(network: nn.Module) -> MaskDP:
+    """Return MaskDP on a trained public network, its head still untrained."""
+    settings = SETTINGS["MaskDP"][1.0]
+    privacy = statement("residual", "zero_out", 1.0, settings)
+    return MaskDP(network, MotionEncoder.pretrained(), privacy, learning_rate=settings.learning_rate).eval()
 
 
 @dataclass(frozen=True)

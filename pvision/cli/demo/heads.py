@@ -145,8 +145,9 @@ def train_head(problem: HeadProblem, spec: PrivacySpec, settings: HeadSettings, 
 
 
 def head_problems(module: MaskDP, public: Features, train: Features, test: Features) -> list[HeadProblem]:
-    """Return MaskDP's head and the heads of its competitors, on the same features."""
+    """Fit MaskDP's projection on public clips; return its head and those of its competitors, on the same features."""
     classes, dim = module.head.weight.shape
+    module.head.fit_projection(public.full - public.public)
 
     def difference(features: Features) -> Tensor:
         return module.head.features(features.full, features.public, same=features.same)
