@@ -42,9 +42,7 @@ class VideoFolder(FileVideos):
         ConfigError: if a setting is out of its range.
 
     Example:
-        >>> data = VideoFolder(  # doctest: +SKIP
-        ...     root="clips", annotations="clips.csv", masks=Boxes("people.json"), redaction=Redaction("inside"),
-        ... )
+        ``VideoFolder(root="clips", masks=Boxes("people.json"), redaction=Redaction("inside"))``
     """
 
     def __init__(

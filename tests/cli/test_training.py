@@ -8,7 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -232,6 +232,15 @@ def test_a_bug_keeps_its_traceback_and_fails_the_run(pvision: Callable, toy: Cal
     assert run.info.status == "FAILED"
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Take Ctrl-C as a terminal's process does; a worker of xdist does otherwise."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_exits_with_130_and_marks_the_run(pvision: Callable, toy: Callable, tracked: Path) -> None:
     code, _, err = pvision("fit", "--config", toy(**{"model.init_args.fault": "interrupt"}))
     assert code == 130
