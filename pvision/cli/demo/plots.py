@@ -38,7 +38,7 @@ def bar_chart(rows: Sequence[Row]) -> "Figure":
 def accuracy_against_epsilon(rows: Sequence[Row]) -> "Figure":
     """Draw the full view's accuracy over ε (zero-out), with drop-only and non-private training as lines."""
     regions = list(dict.fromkeys(row.region for row in rows))
-    figure, panels = _subplots(len(regions), width=8, height=4 * len(regions))
+    figure, panels = _subplots(len(regions), width=10, height=4 * len(regions))
     for panel, region in zip(panels, regions, strict=True):
         mine = [row for row in rows if row.region == region]
         for method in dict.fromkeys(row.method for row in mine):
@@ -49,14 +49,16 @@ def accuracy_against_epsilon(rows: Sequence[Row]) -> "Figure":
             else:
                 view = chosen[0].redacted if method == "drop-only" else chosen[0].full
                 panel.axhline(float(np.mean(view)), linestyle="--", color="grey", linewidth=1)
-                panel.text(1, float(np.mean(view)) + 0.005, _line_name(method), color="grey", fontsize=8)
+                panel.text(
+                    8, float(np.mean(view)), _line_name(method), color="grey", fontsize=8, ha="right", va="bottom"
+                )
         panel.set_xscale("log")
         panel.set_xticks([1, 3, 8], ["1", "3", "8"])
         panel.minorticks_off()
-        panel.set_xlabel("ε (masked zero-out, δ = 1e-5)")
+        panel.set_xlabel("ε for masked zero-out (for replace where the name says so), δ = 1e-5")
         panel.set_ylabel("test accuracy, full view")
         panel.set_title(f"Sensitive: {region}")
-        panel.legend(frameon=False, fontsize=8, loc="lower right")
+        panel.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
