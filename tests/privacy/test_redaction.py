@@ -17,8 +17,8 @@ def redactions(draw, **fixed):
         "sensitive": draw(st.sampled_from(["inside", "outside"])),
         "shape": draw(st.sampled_from(["exact", "union", "box"])),
         "grid": draw(st.integers(1, 5)),
-        "dilate": draw(st.integers(0, 2)),
-        "dilate_frames": draw(st.integers(0, 2)),
+        "dilate": draw(st.integers(0, 7)),
+        "dilate_frames": draw(st.integers(0, 5)),
         "fill": draw(st.sampled_from([0, 128, 255])),
     }
     return Redaction(**{**chosen, **fixed})

@@ -63,7 +63,7 @@ class Budget:
     """
 
     epochs: int = 6
-    noise_seeds: int = 5
+    noise_seeds: int = 3
 
 
 def statement(mechanism: Mechanism, relation: Relation, epsilon: float, settings: HeadSettings) -> PrivacySpec:

@@ -103,7 +103,7 @@ def _finish(rows: list[Row], tracked: Tracked, *, test_clips: int, began: float)
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="pvision demo", description=run.__doc__, allow_abbrev=False)
     parser.add_argument("--epochs", type=int, default=6, help="epochs of each un-noised training (default 6)")
-    parser.add_argument("--noise-seeds", type=int, default=5, help="private runs of each method and ε (default 5)")
+    parser.add_argument("--noise-seeds", type=int, default=3, help="private runs of each method and ε (default 3)")
     parser.add_argument("--clips", type=int, default=None, help="use only so many clips of each set (default all)")
     parser.add_argument("--seed", type=int, default=1, help="of data order and initialisation; never of the noise")
     return parser
