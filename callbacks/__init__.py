@@ -6,5 +6,6 @@ if __name__ != "pvision.callbacks":
 from pvision.callbacks.prediction_writer import PredictionWriter
 from pvision.callbacks.privacy_accounting import PrivacyAccounting
 from pvision.callbacks.run_summary import RunSummary
+from pvision.callbacks.train_privately import TrainPrivately
 
-__all__ = ["PredictionWriter", "PrivacyAccounting", "RunSummary"]
+__all__ = ["PredictionWriter", "PrivacyAccounting", "RunSummary", "TrainPrivately"]

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import lightning.pytorch as pl
+import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_warn
 from typing_extensions import override
 
-from pvision.callbacks._runs import is_trial, run_folder, write_whole
+from pvision.training.run_files import is_trial, run_folder, write_whole
 
 __all__ = ["PredictionWriter"]
 
@@ -25,17 +26,18 @@ class PredictionWriter(Callback):
     ``test_set.names`` of the data module; without them, numbers stand there. In a module whose predictions look
     different it writes nothing and says so.
 
-    With several processes each rank but the first writes its share beside that, as ``predictions_RANK.csv``.
+    With several processes rank 0 writes the table of all of them, every record once and in order, also where
+    Lightning's sampler gave a record to two of them.
     """
 
     # Not a BasePredictionWriter, which makes Lightning look for batch indices that loaders of whole batches have not.
     def __init__(self) -> None:
-        self._rows: list[tuple[int, list[object]]] = []
+        self._rows: dict[tuple[int, int], list[object]] = {}
         self._columns: list[str] = []
 
     @override
     def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._rows, self._columns = [], []
+        self._rows, self._columns = {}, []
 
     @override
     def on_predict_batch_end(
@@ -61,19 +63,30 @@ class PredictionWriter(Callback):
             for _, best in views:
                 label = int(best.indices[row])
                 cells += [classes[label] if label < len(classes) else label, f"{float(best.values[row]):.6f}"]
-            self._rows.append((index, cells))
+            self._rows[dataloader_idx, index] = cells
 
     @override
     def on_predict_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # Only rank 0 knows the folder, and every rank must take part in the broadcast.
-        folder = trainer.strategy.broadcast(run_folder(trainer) if trainer.is_global_zero else None)
-        if folder is None or not self._rows or is_trial(trainer):
+        # A meeting of all processes, also of those that have nothing to tell: so it comes before anything else.
+        self._gather()
+        if not trainer.is_global_zero or not self._rows or is_trial(trainer):
             return
+        path = run_folder(trainer) / "predictions.csv"
+        write_whole(path, self._table())
+        print(f"Predictions: {path}")
+
+    def _gather(self) -> None:
+        if not (dist.is_available() and dist.is_initialized()):
+            return
+        parts: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(parts, (self._columns, self._rows))
+        for columns, rows in parts:
+            self._columns = self._columns or columns
+            self._rows = rows | self._rows
+
+    def _table(self) -> str:
         table = io.StringIO()
         writer = csv.writer(table, lineterminator="\n")
         writer.writerow(self._columns)
-        writer.writerows(cells for _, cells in sorted(self._rows, key=lambda row: row[0]))
-        suffix = "" if trainer.is_global_zero else f"_{trainer.global_rank}"
-        path = folder / f"predictions{suffix}.csv"
-        write_whole(path, table.getvalue())
-        print(f"Predictions: {path}")
+        writer.writerows(cells for _, cells in sorted(self._rows.items(), key=lambda row: row[0]))
+        return table.getvalue()

@@ -15,7 +15,8 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
 from pvision.callbacks._provenance import git_commit, peak_memory, seed, versions
-from pvision.callbacks._runs import copy_to_mlflow, is_trial, run_folder, run_id, write_whole
+from pvision.callbacks._runs import copy_to_mlflow, run_id
+from pvision.training.run_files import is_trial, run_folder, write_whole
 
 __all__ = ["ReportsPrivacy", "RunSummary"]
 
@@ -28,10 +29,20 @@ class ReportsPrivacy(Protocol):
         """Return the claim: a dataclass, a mapping, or an object with ``as_dict()``."""
 
 
+@runtime_checkable
+class KeepsLedger(Protocol):
+    """A LightningModule whose noisy steps are charged in a file."""
+
+    @property
+    def ledger_path(self) -> Path | None:
+        """Where the ledger lies, None if there is none."""
+
+
 class RunSummary(Callback):
     """Write ``summary.json`` into the run's folder, and to MLflow if that tracks the run.
 
     The file is written when fit, validate, test or predict ends, also by an exception; stages of one run add to it.
+    MLflow gets a copy of the run's privacy ledger too.
     Infinite and undefined numbers stand in it as the strings ``"inf"``, ``"-inf"`` and ``"nan"``. Nothing is written
     under ``fast_dev_run``.
 
@@ -80,12 +91,15 @@ class RunSummary(Callback):
         self._stages: list[str] = []
         self._metrics: dict[str, float | str] = {}
         self._privacy: dict[str, Any] | None = None
+        self._ledger: Path | None = None
         self._started, self._clock = datetime.now(UTC), time.monotonic()
 
     def _collect(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # On every rank: reading a metric may synchronise it.
         self._metrics.update({name: _plain(float(value)) for name, value in trainer.callback_metrics.items()})
         if isinstance(pl_module, ReportsPrivacy):
+            if isinstance(pl_module, KeepsLedger):
+                self._ledger = pl_module.ledger_path or self._ledger
             self._privacy = {name: _plain(value) for name, value in _as_dict(pl_module.privacy_report()).items()}
             for name in ("epsilon_zero_out", "epsilon_replace"):
                 if name in self._privacy:
@@ -100,6 +114,7 @@ class RunSummary(Callback):
             "stages": list(dict.fromkeys(self._stages)),
             "metrics": dict(sorted(self._metrics.items())),
             "privacy": self._privacy,
+            "ledger": str(self._ledger.absolute()) if self._ledger else None,
             "seed": seed(),
             "run_id": run_id(trainer),
             "git_commit": git_commit(),
@@ -114,6 +129,8 @@ class RunSummary(Callback):
         # As tags, because among MLflow's metrics an infinite ε becomes a number.
         tags = {f"privacy.{name}": str(value) for name, value in (self._privacy or {}).items()}
         copy_to_mlflow(trainer, self.path, tags=tags)
+        if self._ledger is not None and self._ledger.exists():
+            copy_to_mlflow(trainer, self._ledger, tags={})
 
 
 def _as_dict(report: Any) -> Mapping[str, Any]:

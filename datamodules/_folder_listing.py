@@ -12,12 +12,12 @@ from pvision.errors import ConfigError, DataError
 __all__ = ["HashSplit", "list_folders", "list_table"]
 
 _NEEDED = ("path", "label")
-_KNOWN = (*_NEEDED, "split", "subject")
+_KNOWN = (*_NEEDED, "split", "subject", "video")
 
 
 @dataclass(frozen=True)
 class HashSplit:
-    """Puts subjects or files into splits by a hash of their name.
+    """Puts subjects, videos or files into splits by a hash of their name.
 
     Args:
         val: part that is for validation.
@@ -50,7 +50,7 @@ class HashSplit:
         return split
 
     def split(self, key: str) -> str:
-        """Return the split of a subject or file."""
+        """Return the split of a subject, video or file."""
         place = hash_fraction(key)
         if place < self.test:
             return "test"
@@ -78,7 +78,7 @@ def list_folders(root: Path, rule: HashSplit | None, pretraining: str | None) ->
         if missing:
             raise DataError(f"{root} has a folder train but none named {' or '.join(missing)}. Add it, or give a CSV.")
         rows = [
-            Row(_below(root, path), path, path.parent.name, split, None, str(path))
+            _file_row(_below(root, path), path, split)
             for folder, split in folders.items()
             for path in _clips(root / folder)
         ]
@@ -87,12 +87,12 @@ def list_folders(root: Path, rule: HashSplit | None, pretraining: str | None) ->
     if pretraining:
         raise ConfigError(f"data.pretraining_split {pretraining!r} needs split folders or a CSV with the column split.")
     names = [(_below(root, path), path) for path in _clips(root)]
-    rows = [Row(name, path, path.parent.name, rule.split(name), None, str(path)) for name, path in names]
+    rows = [_file_row(name, path, rule.split(name)) for name, path in names]
     return Listing(rows, source=str(root))
 
 
 def list_table(table: Path, root: Path, rule: HashSplit | None, pretraining: str | None) -> Listing:
-    """Return the clips of a CSV file with the header ``path,label,split,subject``; the last two are optional.
+    """Return the clips of a CSV file with the header ``path,label,split,subject,video``; the last three are optional.
 
     Args:
         table: the file; comma-separated, UTF-8.
@@ -121,7 +121,7 @@ def _table_rows(
     lacking = [column for column in _NEEDED if column not in header]
     if lacking or len(set(header)) < len(header):
         raise DataError(
-            f"{table}: the header must be {','.join(_KNOWN)} (split and subject optional, separated by commas), but "
+            f"{table}: the header must be {','.join(_KNOWN)} (the last three optional, separated by commas), but "
             f"{','.join(header)!r} came."
         )
     splits = {split: split for split in SPLITS} | ({pretraining: "pretraining"} if pretraining else {})
@@ -133,6 +133,7 @@ def _table_rows(
         source = f"{table}, line {reader.line_num}"
         name = _name(_cell(cells, "path", source), source)
         subject = _cell(cells, "subject", source) if "subject" in header else None
+        video = _cell(cells, "video", source) if "video" in header else name
         if rule is None:
             split = splits.get(_cell(cells, "split", source))
             if split is None:
@@ -141,8 +142,13 @@ def _table_rows(
                     "name it in data.pretraining_split if the guarantee need not cover its clips."
                 )
         else:
-            split = rule.split(name if subject is None else subject)
-        yield Row(name, root / name, _cell(cells, "label", source), split, subject, source)
+            split = rule.split(video if subject is None else subject)
+        label = _cell(cells, "label", source)
+        yield Row(name, root / name, label, split, subject, source, video=video, undivided=True)
+
+
+def _file_row(name: str, path: Path, split: str) -> Row:
+    return Row(name, path, path.parent.name, split, None, str(path), video=name)
 
 
 def _cell(cells: dict[str, str], column: str, source: str) -> str:

@@ -5,12 +5,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from pvision.datamodules.decoding import decode_clip
 from pvision.datamodules.listing import hash_fraction
 from pvision.datamodules.mask_source import Footage, MaskSource
 from pvision.datamodules.records import Records
 from pvision.datamodules.transforms import square_region, square_video
+from pvision.datamodules.unit_names import UnitNames
 from pvision.errors import CorruptVideoError, DataError
 from pvision.privacy import PublicView, Redaction, TwoViews
 
@@ -52,6 +54,7 @@ class FileRecords(Records):
         redaction: what is sensitive and how it is removed.
         clip: which frames to take, and in what size.
         seed: draws where each clip begins in its video; None takes the middle.
+        units: the video and the subject of each, as far as they are known.
 
     Raises:
         DataError: if there is not one label for each video.
@@ -66,11 +69,14 @@ class FileRecords(Records):
         redaction: Redaction,
         clip: ClipFormat,
         seed: int | None,
+        units: UnitNames | None = None,
     ) -> None:
         if len(footage) != len(labels):
             raise DataError(f"Each video needs one label, but {len(footage)} videos and {len(labels)} labels came.")
         self._footage, self._labels = tuple(footage), torch.tensor(labels, dtype=torch.int64)
         self._masks, self._redaction, self._clip, self._seed = masks, redaction, clip, seed
+        self.units = units or UnitNames()
+        self._sensitive: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self._footage)
@@ -88,6 +94,28 @@ class FileRecords(Records):
     def names(self) -> Sequence[str]:
         """The videos' paths below the folder of clips."""
         return [footage.name for footage in self._footage]
+
+    @property
+    def sensitive(self) -> Tensor:
+        """Which records have anything to hide, bool, ``(N,)``; this makes mask emptiness public, see `Records`.
+
+        All masks are read once, with a progress bar, the first time that somebody asks.
+        """
+        if self._sensitive is None:
+            clips = tqdm(self._footage, desc="Looking for empty masks", unit="clip", disable=None, leave=False)
+            self._sensitive = torch.tensor([self._has_region(footage) for footage in clips], dtype=torch.bool)
+        return self._sensitive
+
+    def _has_region(self, footage: Footage) -> bool:
+        total = footage.info.frames
+        start = self._clip.start(footage.name, total, self._seed)
+        planned = [min(start + step * self._clip.stride, total - 1) for step in range(self._clip.frames)]
+        try:
+            region = square_region(self._masks.region(footage, planned, self._redaction), self._clip.size)
+        except DataError:
+            # Containers miscount by a frame or two: only the decoder knows the positions that the record has.
+            region = self._views(footage)[2]
+        return bool(region.any())
 
     def _views(self, footage: Footage) -> tuple[Tensor, Tensor, Tensor]:
         """Return the clip, its redacted view, and the region that was redacted."""

@@ -1,6 +1,9 @@
 """The base of data modules whose clips lie in video files."""
 
 from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import ClassVar
 
 from pvision.checks import one_of, positive_int
 from pvision.datamodules._clip_check import check_clips
@@ -8,6 +11,7 @@ from pvision.datamodules.decoding import probe_video
 from pvision.datamodules.file_records import ClipFormat, FileRecords
 from pvision.datamodules.listing import SPLITS, Listing, Row, refuse_empty
 from pvision.datamodules.mask_source import Footage, MaskSource
+from pvision.datamodules.unit_names import UnitNames
 from pvision.datamodules.video import VideoDataModule
 from pvision.privacy import Redaction
 
@@ -29,13 +33,16 @@ class FileVideos(VideoDataModule):
         on_error: ``"raise"`` stops at the first clip that cannot be used. ``"skip"`` reads every clip once before
             training, leaves such clips out and reports them; more than 1 % of them, and more than one, stop the run.
         seed: draws where training clips begin in their videos.
-        batch_size: clips in a batch of un-noised training.
-        eval_batch_size: clips in a batch of evaluation.
+        batch_size: clips in a batch of un-noised training, of all processes together.
+        eval_batch_size: clips that a process evaluates at a time.
         num_workers: loader processes; 0 loads in the main process.
 
     Attributes:
         skipped: path and reason of each clip that was left out.
+        unit_remedies: for a unit that such data cannot tell, why that is, and what to do.
     """
+
+    unit_remedies: ClassVar[Mapping[str, str]] = {}
 
     def __init__(
         self,
@@ -100,4 +107,18 @@ class FileVideos(VideoDataModule):
             redaction=self.redaction,
             clip=self.clip,
             seed=self._seed if split in ("train", "pretraining") else None,
+            units=self._units([row for row, _ in clips]),
         )
+
+    def _units(self, rows: list[Row]) -> UnitNames:
+        videos, subjects = [row.video for row in rows], [row.subject for row in rows]
+        return UnitNames(videos, subjects if any(subjects) else None, self.unit_remedies)
+
+    def identity(self) -> dict[str, object]:
+        """Return the settings that decide which pixels a record has, and which of them are hidden."""
+        return {
+            "redaction": asdict(self.redaction),
+            "masks": self.masks.identity(),
+            "clip": asdict(self.clip),
+            "seed": self._seed,
+        }

@@ -4,7 +4,9 @@
 """
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 from pvision.checks import open_unit, positive_int
 from pvision.datamodules._split_files import read_split_file, refuse_missing
@@ -29,6 +31,9 @@ class HMDB51(FileVideos):
     The splits have no validation part. A part of the training clips is taken for it by a hash of the source video's
     name, the first part of a clip's name: clips of one source never come on both sides.
 
+    The unit ``video`` is a source video, of whatever classes its clips are. It is as fine as the names are: parts of
+    one film under two names are two videos. There is no unit ``subject``: nobody wrote down who is in a clip.
+
     Args:
         root: the folder that holds the class folders and ``testTrainMulti_7030_splits``.
         fold: which of the three official splits.
@@ -40,13 +45,20 @@ class HMDB51(FileVideos):
         size: side of the square clip in pixels.
         on_error: ``"raise"``, or ``"skip"`` to leave out and count clips that cannot be used.
         seed: draws where training clips begin in their videos.
-        batch_size: clips in a batch of un-noised training.
-        eval_batch_size: clips in a batch of evaluation.
+        batch_size: clips in a batch of un-noised training, of all processes together.
+        eval_batch_size: clips that a process evaluates at a time.
         num_workers: loader processes; 0 loads in the main process.
 
     Raises:
         ConfigError: if a setting is out of its range.
     """
+
+    unit_remedies: ClassVar[Mapping[str, str]] = {
+        "video": "HMDB51 tells the source of a clip by its name, SOURCE_CLASS_f_cm_np1_ri_med_0.avi. Give the file "
+        "back its official name, or use unit 'clip'.",
+        "subject": "HMDB51 does not say who is in a clip, and actors recur across films. Use unit 'video', which is a "
+        "source video; or find out who it is and give a VideoFolder a CSV with the column `subject`.",
+    }
 
     def __init__(
         self,
@@ -109,10 +121,18 @@ class HMDB51(FileVideos):
                 split = "val"
             if split is not None:
                 name = f"{label}/{words[0]}"
-                rows.append(Row(name, self._root / name, label, split, None, source))
+                video = _source_video(words[0], label) if _follows_pattern(words[0], label) else None
+                rows.append(Row(name, self._root / name, label, split, None, source, video=video))
         return rows
 
 
 def _source_video(file: str, label: str) -> str:
     """Return the name of the video from which a clip was cut."""
     return _TAIL.sub("", Path(file).stem).removesuffix(f"_{label}")
+
+
+def _follows_pattern(file: str, label: str) -> bool:
+    """Tell whether what `_source_video` returns is a source, not just the whole name of a file."""
+    stem = Path(file).stem
+    tail = _TAIL.search(stem)
+    return tail is not None and stem[: tail.start()].endswith(f"_{label}")

@@ -21,8 +21,10 @@ class Row:
         path: where it lies.
         label: the name of its class.
         split: ``"train"``, ``"val"``, ``"test"`` or ``"pretraining"``.
-        subject: who is to be seen, or any other source that must not be in two splits; None if unknown.
+        subject: who is to be seen; None if unknown. A subject must not be in two splits.
         source: where the row stands, for errors.
+        video: the recording that it was cut from; None if unknown.
+        undivided: whether clips of this video must not be in two splits.
     """
 
     name: str
@@ -31,6 +33,8 @@ class Row:
     split: str
     subject: str | None
     source: str
+    video: str | None = None
+    undivided: bool = False
 
 
 class Listing:
@@ -44,8 +48,8 @@ class Listing:
         class_names: the labels of the training clips, sorted.
 
     Raises:
-        DataError: if a split is empty, a clip is there twice, a subject is in two splits, or a label is not among the
-            training clips.
+        DataError: if a split is empty, a clip is there twice, a subject or an undivided video is in two splits, or a
+            label is not among the training clips.
     """
 
     def __init__(self, rows: Iterable[Row], *, source: str) -> None:
@@ -54,7 +58,8 @@ class Listing:
         refuse_empty({split: self.of(split) for split in SPLITS}, source)
         self.class_names: Sequence[str] = sorted({row.label for row in self.of("train")})
         _refuse_repetitions(self.rows)
-        _refuse_shared_subjects(self.rows)
+        _refuse_division("subject", [(row, row.subject) for row in self.rows])
+        _refuse_division("video", [(row, row.video if row.undivided else None) for row in self.rows])
         self._refuse_unknown_labels()
 
     def of(self, split: str) -> list[Row]:
@@ -110,14 +115,14 @@ def _refuse_repetitions(rows: Sequence[Row]) -> None:
             )
 
 
-def _refuse_shared_subjects(rows: Sequence[Row]) -> None:
+def _refuse_division(what: str, rows: Iterable[tuple[Row, str | None]]) -> None:
     seen: dict[str, Row] = {}
-    for row in rows:
-        if row.subject is None:
+    for row, name in rows:
+        if name is None:
             continue
-        first = seen.setdefault(row.subject, row)
+        first = seen.setdefault(name, row)
         if first.split != row.split:
             raise DataError(
-                f"{row.source}: the subject {row.subject!r} is in {row.split}, but at {first.source} in {first.split}. "
-                "Give all clips of a subject the same split."
+                f"{row.source}: the {what} {name!r} is in {row.split}, but at {first.source} in {first.split}. "
+                f"Give all clips of a {what} the same split."
             )

@@ -73,6 +73,10 @@ class Boxes(MaskSource):
                     "and make sure that boxes are xyxy in pixels of the video's own size."
                 )
 
+    def identity(self) -> dict[str, object]:
+        """Return the kind, and what becomes of clips that the file does not name."""
+        return {**super().identity(), "missing": self._missing}
+
     def region(self, footage: Footage, positions: Sequence[int], redaction: Redaction) -> Tensor:
         """Return the sensitive region; empty for a clip without rows, if the user chose so, whatever the polarity."""
         if footage.name not in self._spans and self._missing == "none_sensitive":
@@ -119,6 +123,10 @@ class FixedRegions(MaskSource):
                 )
             mask[_touched(box)] = True
         return mask.expand(len(positions), -1, -1)
+
+    def identity(self) -> dict[str, object]:
+        """Return the kind and the boxes, which are a setting and no data."""
+        return {**super().identity(), "unit": self._unit, "boxes": [list(box) for box in self._boxes]}
 
     def _checked(self, box: Sequence[float]) -> tuple[float, float, float, float]:
         reason = _fault(box)

@@ -57,6 +57,10 @@ class MaskVideos(MaskSource):
         if info.frames != footage.info.frames:
             refuse_other_length(path, count_frames(path), footage)
 
+    def identity(self) -> dict[str, object]:
+        """Return the kind and the threshold."""
+        return {**super().identity(), "threshold": self._threshold}
+
     def _find(self, footage: Footage) -> Path:
         if footage.name not in self._files:
             self._files[footage.name] = _same_stem(self._root, footage)
@@ -92,6 +96,10 @@ class MaskImages(MaskSource):
         """Look at the names of all PNGs and at the size of each."""
         for path in self._numbered(footage):
             refuse_other_size(path, png_size(path), footage)
+
+    def identity(self) -> dict[str, object]:
+        """Return the kind and the threshold."""
+        return {**super().identity(), "threshold": self._threshold}
 
     def _one(self, path: Path, footage: Footage) -> Tensor:
         picture = read_png(path)

@@ -68,6 +68,10 @@ class MaskSource(ABC):
         """
         self.load(footage, [0])
 
+    def identity(self) -> dict[str, object]:
+        """Return what kind of source this is and its settings: no path, and nothing that the masks themselves say."""
+        return {"kind": type(self).__name__}
+
     def region(self, footage: Footage, positions: Sequence[int], redaction: Redaction) -> Tensor:
         """Return the sensitive region of some frames, bool, in the shape that `load` returns.
 

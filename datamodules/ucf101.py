@@ -4,7 +4,10 @@
 """
 
 import re
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 from pvision.checks import positive_int
 from pvision.datamodules._split_files import read_split_file, refuse_missing
@@ -26,6 +29,9 @@ class UCF101(FileVideos):
     The lists have no validation part. The clips of the highest-numbered groups of the training list are taken for
     it: a group's clips were cut from the same footage, so groups are never divided.
 
+    The unit ``video`` is a group of a class, never a single file of it. There is no unit ``subject``: a group often
+    shows one person, but nobody wrote down who, and one person can be in several groups and classes.
+
     Args:
         root: the folder that holds ``UCF-101`` and ``ucfTrainTestlist``.
         fold: which of the three official splits.
@@ -37,13 +43,18 @@ class UCF101(FileVideos):
         size: side of the square clip in pixels.
         on_error: ``"raise"``, or ``"skip"`` to leave out and count clips that cannot be used.
         seed: draws where training clips begin in their videos.
-        batch_size: clips in a batch of un-noised training.
-        eval_batch_size: clips in a batch of evaluation.
+        batch_size: clips in a batch of un-noised training, of all processes together.
+        eval_batch_size: clips that a process evaluates at a time.
         num_workers: loader processes; 0 loads in the main process.
 
     Raises:
         ConfigError: if a setting is out of its range.
     """
+
+    unit_remedies: ClassVar[Mapping[str, str]] = {
+        "subject": "UCF101 does not say who is in a clip, and one person can be in several groups and classes. Use "
+        "unit 'video', which is a group; or find out who it is and give a VideoFolder a CSV with the column `subject`."
+    }
 
     def __init__(
         self,
@@ -97,7 +108,7 @@ class UCF101(FileVideos):
                 f"data.val_groups must be below {len(groups)}, the number of groups in the training list."
             )
         held_out = groups[-self._val_groups :]
-        rows = [_in_split(row, "val") if _group(row.name) in held_out else row for row in train]
+        rows = [replace(row, split="val") if _group(row.name) in held_out else row for row in train]
         return Listing(rows + test, source=str(lists))
 
     def _rows(self, path: Path, split: str, classes: set[str]) -> list[Row]:
@@ -108,11 +119,8 @@ class UCF101(FileVideos):
         label = name.partition("/")[0]
         if label not in classes:
             raise DataError(f"{source}: the class {label!r} is not in classInd.txt. Take both from the same archive.")
-        return Row(name, self._root / "UCF-101" / name, label, split, f"{label}, group {_group(name)}", source)
-
-
-def _in_split(row: Row, split: str) -> Row:
-    return Row(row.name, row.path, row.label, split, row.subject, row.source)
+        video = f"{label}, group {_group(name)}"
+        return Row(name, self._root / "UCF-101" / name, label, split, None, source, video=video, undivided=True)
 
 
 def _group(name: str) -> int:

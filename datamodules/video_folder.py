@@ -1,6 +1,8 @@
 """A user's own clips: folders named after classes, or a table."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 from pvision.datamodules._folder_listing import HashSplit, list_folders, list_table
 from pvision.datamodules.file_videos import FileVideos
@@ -15,16 +17,19 @@ __all__ = ["VideoFolder"]
 class VideoFolder(FileVideos):
     """Your own clips, in one of three layouts.
 
-    - A CSV file with the header ``path,label,split,subject``; paths are relative to ``root``, ``subject`` is optional.
+    - A CSV file with the header ``path,label,split,subject,video``; paths are relative to ``root``, the last three are
+      optional. ``subject`` is who is to be seen, ``video`` the recording that a file was cut from.
     - ``root/train/CLASS/CLIP``, and the same for ``val`` and ``test``.
-    - ``root/CLASS/CLIP``, or a CSV without ``split``: whole subjects, or whole files where no subject is known, are
-      put in a split by a hash of their name, so that a clip never changes sides when others are added. Frames of one
-      file never come into two splits. If people or recordings recur across files, write a CSV with subjects.
+    - ``root/CLASS/CLIP``, or a CSV without ``split``: whole subjects, or whole videos where no subject is known,
+      are put in a split by a hash of their name, so that a clip never changes sides when others are added. Frames of
+      one file never come into two splits. If people or recordings recur across files, write a CSV that says so.
+
+    The unit ``video`` is the column of that name, or the file; the unit ``subject`` needs its column.
 
     Args:
         root: the folder of the clips.
         annotations: the CSV file; None for folders.
-        val_fraction: part of the subjects or files that is for validation, where the layout does not say.
+        val_fraction: part of the subjects, videos or files that is for validation, where the layout does not say.
         test_fraction: part of them that is for the test.
         pretraining_split: the split whose clips the guarantee need not cover (synthetic, consented); None if none.
         masks: where the masks come from.
@@ -34,8 +39,8 @@ class VideoFolder(FileVideos):
         size: side of the square clip in pixels.
         on_error: ``"raise"``, or ``"skip"`` to leave out and count clips that cannot be used.
         seed: draws where training clips begin in their videos; the split does not depend on it.
-        batch_size: clips in a batch of un-noised training.
-        eval_batch_size: clips in a batch of evaluation.
+        batch_size: clips in a batch of un-noised training, of all processes together.
+        eval_batch_size: clips that a process evaluates at a time.
         num_workers: loader processes; 0 loads in the main process.
 
     Raises:
@@ -44,6 +49,11 @@ class VideoFolder(FileVideos):
     Example:
         ``VideoFolder(root="clips", masks=Boxes("people.json"), redaction=Redaction("inside"))``
     """
+
+    unit_remedies: ClassVar[Mapping[str, str]] = {
+        "subject": "Give data.annotations a CSV with the column `subject`, or use unit 'video' or 'clip', which "
+        "protects less."
+    }
 
     def __init__(
         self,

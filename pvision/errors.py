@@ -4,7 +4,17 @@ Each message names what was wrong, what came, what was expected and the remedy, 
 prints it without a traceback and leaves with exit code 2.
 """
 
-__all__ = ["ConfigError", "CorruptVideoError", "DataError", "MissingExtraError", "PrivacyError", "UserError"]
+__all__ = [
+    "ConfigError",
+    "CorruptVideoError",
+    "DataError",
+    "LedgerBusy",
+    "LedgerMismatch",
+    "LedgerTampered",
+    "MissingExtraError",
+    "PrivacyError",
+    "UserError",
+]
 
 
 class UserError(ValueError):
@@ -41,6 +51,18 @@ class CorruptVideoError(DataError):
 
 class PrivacyError(UserError):
     """Something would void the privacy guarantee, so it is refused."""
+
+
+class LedgerTampered(PrivacyError):  # noqa: N818  # the name is what happened, as in docs/ledger.md
+    """A privacy ledger was edited, cut or exchanged, so what it says cannot be trusted."""
+
+
+class LedgerMismatch(PrivacyError):  # noqa: N818  # the name is what happened, as in docs/ledger.md
+    """A privacy ledger belongs to another run: another statement, other data, or no file at all."""
+
+
+class LedgerBusy(PrivacyError):  # noqa: N818  # the name is what happened, as in docs/ledger.md
+    """Another writer holds the privacy ledger: two runs that charge one ledger would hide each other's steps."""
 
 
 class MissingExtraError(UserError, ImportError):

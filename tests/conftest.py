@@ -4,12 +4,15 @@ A guard mends what it found, so that one leak fails one test. `tests/test_confte
 """
 
 import os
+import pickle
 import random
 import signal
+import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -159,3 +162,54 @@ def no_torch_leak() -> Iterator[None]:
         torch.distributed.destroy_process_group()
     if leaked:
         pytest.fail(f"the test left torch changed: {', '.join(leaked)}")
+
+
+class Ranks:
+    """Processes that join a gloo group for each call; see ``gloo_rank.py``.
+
+    Args:
+        folder: where groups meet.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._calls = folder, 0
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    def __call__(
+        self, function: Callable[..., Any], world_size: int, *, timeout: float = 60, **arguments: Any
+    ) -> list[Any]:
+        """Return, for each rank, ``("returned", value)`` or ``("raised", "Type: message")``."""
+        while len(self._processes) < world_size:
+            worker = [sys.executable, str(Path(__file__).with_name("gloo_rank.py"))]
+            self._processes.append(subprocess.Popen(worker, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+        self._calls += 1
+        call = {
+            "file": function.__code__.co_filename,
+            "name": function.__name__,
+            "store": str(self._folder / f"group{self._calls}"),
+            "world_size": world_size,
+            "timeout": timeout,
+        }
+        for rank, process in enumerate(self._processes[:world_size]):
+            pickle.dump({**call, "rank": rank, "arguments": {"rank": rank, **arguments}}, process.stdin)
+            process.stdin.flush()
+        try:
+            return [pickle.load(process.stdout) for process in self._processes[:world_size]]
+        except EOFError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End the processes; the next call starts new ones."""
+        for process in self._processes:
+            process.kill()
+            process.communicate()
+        self._processes.clear()
+
+
+@pytest.fixture(scope="session")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
+    """Run a function of a test file in several processes that form a gloo group."""
+    made = Ranks(tmp_path_factory.mktemp("ranks"))
+    yield made
+    made.close()

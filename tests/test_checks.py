@@ -55,3 +55,18 @@ def test_only_the_words_on_a_list_are_taken():
     for value in ("c", "", "A", None, 1, ["a"]):
         with pytest.raises(ConfigError, match=r"^group\.argument must be one of 'a', 'b', but .* came\.$"):
             one_of("group.argument", value, ("a", "b"))
+
+
+class Unshowable:
+    def __repr__(self):
+        raise RuntimeError
+
+
+@pytest.mark.parametrize(
+    "value", [10**5000, -(10**5000), "x" * 10**6, [0.0] * 10**5, Unshowable()], ids=lambda v: type(v).__name__
+)
+def test_a_message_stays_short_and_raises_no_error_of_its_own(value):
+    for check in (positive, open_unit, unit_rate, positive_int, lambda name, value: one_of(name, value, ("a",))):
+        with pytest.raises(ConfigError, match=r"^group\.argument must be .* came\.$") as caught:
+            check("group.argument", value)
+        assert len(str(caught.value)) < 250

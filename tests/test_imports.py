@@ -79,6 +79,7 @@ def test_every_package_imports_without_the_extras(tmp_path: Path) -> None:
         "models",
         "callbacks",
         "datamodules",
+        "training",
         "modules",
         "cli",
     ]
@@ -143,6 +144,8 @@ def test_the_layers_hold(copy: Path) -> None:
         ("callbacks/planted.py", "import pvision.models"),
         ("callbacks/planted.py", "import pvision.datamodules"),
         ("datamodules/planted.py", "import pvision.callbacks"),
+        ("pvision/training/planted.py", "import pvision.callbacks"),
+        ("pvision/privacy/planted.py", "import pvision.training"),
         ("datamodules/planted.py", "import pvision.cli"),
         ("pvision/detection/planted.py", "import pvision.segmentation"),
     ],

@@ -1,10 +1,11 @@
 """MocapActions: 15 actions of real motion capture, rendered, with exact body-part masks."""
 
-from collections.abc import Sequence, Sized
+from collections.abc import Sequence
+from dataclasses import asdict
 
 import torch
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
+from torch.utils.data import DataLoader, Dataset
 
 from pvision.checks import one_of, positive_int
 from pvision.datamodules.mocap.body import CLASS_NAMES, REGIONS
@@ -20,6 +21,12 @@ _ROUND = 3 * len(CLASS_NAMES)
 _AT_ONCE = 256  # clips that are marked at a time: torch indexes with 4 bytes a pixel
 
 
+_REMEDIES = {
+    "subject": "MocapActions comes from recordings that do not name their performers, and one may have done them all. "
+    "Use unit 'video', which is a performance, or 'clip'."
+}
+
+
 class MocapActions(VideoDataModule):
     """15 actions of real motion capture, rendered to small clips with exact body-part masks.
 
@@ -27,6 +34,8 @@ class MocapActions(VideoDataModule):
     random motions, which belong to nobody, for `pretraining_set`. Test clips are seen from other camera sectors than
     training clips and begin in another part of the performance. There is one performance of each action, so results
     speak of new views, not of new people: docs/data_mocap.md says exactly what the split tests.
+
+    The unit ``video`` is a performance, so a class: there are 15. Who performed is not known: no unit ``subject``.
 
     Args:
         redaction: which side of the region is sensitive, and how it is removed.
@@ -36,8 +45,8 @@ class MocapActions(VideoDataModule):
         train_clips: use only so many training clips, the same each time and balanced over the classes; all if None.
         eval_clips: use only so many clips for validation and so many for test, likewise.
         pretraining_clips: use only so many synthetic clips, likewise; 0 for none.
-        batch_size: clips in a batch of un-noised training.
-        eval_batch_size: clips in a batch of evaluation.
+        batch_size: clips in a batch of un-noised training, of all processes together.
+        eval_batch_size: clips that a process evaluates at a time.
         num_workers: loader processes; the clips lie in memory, so 0 is usually fastest.
         shift: in un-noised training, roll each batch by up to so many pixels in both directions; 0 leaves it.
 
@@ -89,17 +98,27 @@ class MocapActions(VideoDataModule):
         if count:
             self.pretraining_set = self._records("synthetic", load_clips("synthetic", self.root, limit=count))
 
-    def public_loader(self) -> DataLoader[PublicView]:
-        """Return shuffled batches of the training records' redacted view, rolled by up to ``shift`` pixels."""
+    def public_loader(self, positions: Sequence[int] | None = None) -> DataLoader[PublicView]:
+        """Return shuffled batches of the training records' redacted view, rolled by up to ``shift`` pixels.
+
+        Args:
+            positions: of the records to take; None for all.
+        """
         records = PublicOnly(self.train_set)
-        return self._loader(_RolledPublic(records, self.shift), self._shuffled(records))
+        return self._loader(_RolledPublic(records, self.shift), self._shuffled(records, positions))
 
     def full_loader(self) -> DataLoader[TwoViews]:
         """Return shuffled batches of both views of the training records, rolled alike."""
         return self._loader(_Rolled(self.train_set, self.shift), self._shuffled(self.train_set))
 
-    def _shuffled(self, records: Sized) -> BatchSampler:
-        return BatchSampler(RandomSampler(range(len(records))), self.batch_size, drop_last=False)
+    def identity(self) -> dict[str, object]:
+        """Return the region, its redaction, and from which seed and in which size the set was rendered."""
+        manifest = read_manifest(self.root)
+        return {
+            "region": self.region,
+            "redaction": asdict(self.redaction),
+            "set": [manifest.seed, manifest.frames, manifest.size],
+        }
 
     def _prepare_test(self, available: int) -> None:
         validation, test = split_test(available)
@@ -121,7 +140,9 @@ class MocapActions(VideoDataModule):
         for start in range(0, len(parts), _AT_ONCE):
             mask[start : start + _AT_ONCE] = marked[parts[start : start + _AT_ONCE].int()]
         names = [f"{split}/{position}" for position in (range(len(label)) if positions is None else positions)]
-        return TensorRecords(video, mask, label, self.redaction, names=names)
+        motion = "program {}".format if split == "synthetic" else CLASS_NAMES.__getitem__
+        videos = [motion(value) for value in label.tolist()]
+        return TensorRecords(video, mask, label, self.redaction, names=names, videos=videos, remedies=_REMEDIES)
 
 
 def split_test(count: int) -> tuple[list[int], list[int]]:

@@ -27,6 +27,8 @@ Train vision models on footage of people under a privacy guarantee that holds.
   pvision fit --config NAME --print_config          every setting with its value
   pvision fit --help                                every flag
 
+  pvision ledger RUN [--json]        what a private run may claim, read and verified from its ledger
+
   pvision demo                       the comparison of methods on the shipped data
 
   pvision --version, pvision --help
@@ -67,6 +69,9 @@ def _dispatch(argv: list[str]) -> int | None:
     if command == "recipes":
         print(_recipes(rest))
         return None
+    if command == "ledger":
+        print(_ledger(rest))
+        return None
     if command == "demo":
         demo = importlib.import_module("pvision.cli.demo")
         return int(demo.main(rest))
@@ -78,7 +83,7 @@ def _dispatch(argv: list[str]) -> int | None:
         return None
     from pvision.cli.suggestions import did_you_mean  # difflib takes longer to load than a list of recipes
 
-    known = (*_STAGES, "recipes", "demo", "--help", "--version")
+    known = (*_STAGES, "recipes", "ledger", "demo", "--help", "--version")
     raise ConfigError(f"{command} is no command{did_you_mean(command, known)} `pvision --help` shows all.")
 
 
@@ -101,6 +106,20 @@ def _recipes(argv: list[str]) -> str:
     raise ConfigError(
         f"`pvision recipes {' '.join(argv)}` cannot be read. Write `pvision recipes list`, "
         "`pvision recipes show NAME` or `pvision recipes copy NAME DEST`."
+    )
+
+
+def _ledger(argv: list[str]) -> str:
+    from pvision.cli import ledger
+
+    match argv:
+        case [run] if not run.startswith("-"):
+            return ledger.show(run)
+        case [run, "--json"] | ["--json", run]:
+            return ledger.show(run, as_json=True)
+    raise ConfigError(
+        f"`pvision ledger {' '.join(argv)}` cannot be read. Write `pvision ledger RUN` or `pvision ledger RUN --json`; "
+        "RUN is a run's folder, its ledger.jsonl, or the id or name of an MLflow run."
     )
 
 

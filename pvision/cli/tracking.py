@@ -18,8 +18,8 @@ from typing_extensions import override
 
 import pvision
 from pvision.callbacks._provenance import git_commit
-from pvision.callbacks._runs import run_folder, write_whole
 from pvision.errors import ConfigError, UserError
+from pvision.training.run_files import run_folder, write_whole
 
 __all__ = [
     "ROOT",

@@ -20,7 +20,6 @@ import pvision.datamodules
 import pvision.models
 import pvision.modules  # noqa: F401  # as above
 from pvision.callbacks import PrivacyAccounting
-from pvision.callbacks._runs import is_trial
 from pvision.callbacks.prediction_writer import PredictionWriter
 from pvision.callbacks.run_summary import RunSummary
 from pvision.cli import tracking
@@ -30,6 +29,7 @@ from pvision.cli.parser import Parser, SettingsError
 from pvision.cli.quiet import less_noise
 from pvision.cli.refusing import from_worker, refusing, refusing_constructors
 from pvision.errors import ConfigError, UserError
+from pvision.training.run_files import is_trial
 
 __all__ = ["TrainingCLI", "run"]
 

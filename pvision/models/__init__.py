@@ -6,6 +6,7 @@ when called and ``(B, feature_dim)`` by ``features``, and never lets the clips o
 
 from pvision.models.motion_net import MotionEncoder, MotionNet
 from pvision.models.norms import replace_batch_norm
+from pvision.models.pretext import MaskedReconstruction, PublicPretext, RotationPretext
 from pvision.models.sample_crossing import crosses_samples
 from pvision.models.trainability import private_training_problems, require_privately_trainable
 from pvision.models.tubelet_vit import TubeletViT
@@ -13,8 +14,11 @@ from pvision.models.video_backbone import VideoBackbone, video_model
 from pvision.models.zoo import list_video_models
 
 __all__ = [
+    "MaskedReconstruction",
     "MotionEncoder",
     "MotionNet",
+    "PublicPretext",
+    "RotationPretext",
     "TubeletViT",
     "VideoBackbone",
     "crosses_samples",

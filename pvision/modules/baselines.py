@@ -40,4 +40,4 @@ class NonPrivate(VideoClassifier):
 
     def private_step(self, batch: TwoViews) -> None:
         """Take an un-noised step on the full view."""
-        self.unnoised_step(batch.full, batch.label)
+        self.unnoised_step(self.classification_loss(batch.full, batch.label), len(batch.label))

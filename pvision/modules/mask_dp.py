@@ -13,10 +13,11 @@ from tqdm.auto import tqdm
 
 from pvision.checks import at_least, positive, unit_rate
 from pvision.errors import ConfigError, PrivacyError
-from pvision.modules.private_classifier import PrivateClassifier
+from pvision.modules.private_classifier import PrivateClassifier, PrivateLoader
 from pvision.modules.video_classifier import TrainingData
 from pvision.privacy import (
     PrivacySpec,
+    Ranks,
     ResidualHead,
     TailAverage,
     TwoViews,
@@ -26,6 +27,8 @@ from pvision.privacy import (
 )
 
 __all__ = ["MaskDP"]
+
+_AVERAGE_KEY = "tail_average"
 
 
 class MaskDP(PrivateClassifier):
@@ -50,7 +53,7 @@ class MaskDP(PrivateClassifier):
 
     Raises:
         ConfigError: if a value is outside its range, or the encoder gives no features.
-        PrivacyError: if another mechanism is stated.
+        PrivacyError: if another mechanism, or a private label, is stated.
 
     Guarantee:
         Network, projection and features of the redacted view never see masked content. A zeroed-out record adds
@@ -76,6 +79,11 @@ class MaskDP(PrivateClassifier):
         )
         if privacy.mechanism != "residual":
             raise PrivacyError(f"MaskDP needs privacy.mechanism 'residual', but {privacy.mechanism!r} came.")
+        if privacy.label == "private":
+            raise PrivacyError(
+                "privacy.label 'private' has no proof under MaskDP, whose public network is trained with labels. Use "
+                "PrivateTraining with a label-free model.public_loss, or state that the label is 'public'."
+            )
         self.encoder: Any = encoder.requires_grad_(False).eval()
         self.head = ResidualHead(_feature_dim(encoder), self.num_classes, projection_dim=projection_dim)
         self._learning_rate = positive("model.learning_rate", learning_rate)
@@ -84,6 +92,9 @@ class MaskDP(PrivateClassifier):
             raise ConfigError(f"model.momentum must be below 1, but {momentum} came.")
         self._average_share = unit_rate("model.average", average)
         self._average: TailAverage | None = None
+        self._average_state: dict[str, Any] | None = None
+        # The head never meets autograd, so DDP, which waits for every gradient, must not know it.
+        self._ddp_params_and_buffers_to_ignore = ["head.weight"]
 
     def setup(self, stage: str) -> None:
         """Keep Lightning from warning that the encoder does not train: it must not."""
@@ -117,11 +128,16 @@ class MaskDP(PrivateClassifier):
         """Return the head's inputs in the mechanism's batches; features are computed once."""
         was_training = self.training
         self.eval()
-        self._fit_projection(data)
-        records = _HeadRecords(self.cached_features(data.two_view_loader()))
+        if not self.head.projection.any():  # after a resumption it is the checkpoint's
+            self._fit_projection(data)
+        records = _HeadRecords(self.cached_features(data))
         self.train(was_training)
         self._average = TailAverage(steps=self.privacy.steps, share=self._average_share)
-        return DataLoader(records, sampler=self.start_mechanism(data).batches, batch_size=None)
+        if self._average_state is not None:
+            self._average.load_state_dict(self._average_state, like=self.head.weight)
+            self._average_state = None
+        batches = self.start_mechanism(data).batches
+        return PrivateLoader(DataLoader(records, sampler=batches, batch_size=None))
 
     def private_step(self, batch: "HeadBatch") -> None:
         """Take one noisy step of the head."""
@@ -129,7 +145,7 @@ class MaskDP(PrivateClassifier):
         weight.grad = noisy_head_gradient(weight, mechanism, *batch[:3], index=batch.position)
         self.optimizers()[1].step()  # type: ignore[index]  # the un-noised one comes first
         if self._average is not None:
-            self._average.update(weight)
+            self._average.update(weight, step=mechanism.steps)
             if mechanism.steps == self.privacy.steps:
                 self._finish()
 
@@ -137,24 +153,42 @@ class MaskDP(PrivateClassifier):
         """Average the weights also where the private epoch ended early."""
         self._finish()
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the running average too."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint[_AVERAGE_KEY] = None if self._average is None else self._average.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on averaging where the checkpoint stands."""
+        super().on_load_checkpoint(checkpoint)
+        self._average_state = checkpoint[_AVERAGE_KEY]
+
     def private_optimizers(self) -> list[Optimizer]:
         """Return the optimizer of the head."""
         step = self._learning_rate * (1 - self._momentum)
         return [torch.optim.SGD([self.head.weight], lr=step, momentum=self._momentum)]
 
     @torch.no_grad()
-    def cached_features(self, loader: Iterable[TwoViews]) -> "HeadBatch":
-        """Return the head's inputs for a whole data set, in order."""
-        batches = []
-        for batch in tqdm(loader, desc="Features of the training clips", leave=False):
+    def cached_features(self, data: TrainingData) -> "HeadBatch":
+        """Return the head's inputs for all training records, in order; with several processes each computes a share."""
+        ranks = Ranks()
+        mine = range(ranks.rank, len(data.train_set), ranks.world_size)
+        batches = [
+            list(mine[start : start + data.eval_batch_size]) for start in range(0, len(mine), data.eval_batch_size)
+        ]
+        computed = []
+        for batch in tqdm(data.two_view_loader(batches), desc="Features of the training clips", leave=False):
             views = self.transfer_batch_to_device(batch, self.device, 0)
             base = self.network(as_floats(views.public.video))
-            batches.append(HeadBatch(self.head_features(views), base, views.label, views.public.position))
-        return HeadBatch(*(torch.cat(columns) for columns in zip(*batches, strict=True)))
+            computed.append(HeadBatch(self.head_features(views), base, views.label, views.public.position))
+        columns = [ranks.gathered(torch.cat(column)) for column in zip(*computed, strict=True)]
+        order = columns[-1].argsort()
+        return HeadBatch(*(column[order] for column in columns))
 
     def _fit_projection(self, data: TrainingData) -> None:
         loader = data.pretraining_loader()
-        pairs = loader if loader is not None else (surrogate_views(batch) for batch in data.public_loader())
+        # Every process computes all of it: what they project to must be the same to the last bit.
+        pairs = loader if loader is not None else map(surrogate_views, data.public_in_order_loader())
         differences = []
         for batch in tqdm(pairs, desc="Features of the public clips", leave=False):
             full, public = self.encoder_features(self.transfer_batch_to_device(batch, self.device, 0))

@@ -1,5 +1,6 @@
 """What all action-recognition modules share: un-noised training on one view, and evaluation on both."""
 
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, cast
 
@@ -29,9 +30,16 @@ class TrainingData(Protocol):
 
     class_names: Sequence[str]
     train_set: Any
+    eval_batch_size: int
 
-    def public_loader(self) -> Iterable[PublicView]:
-        """Return shuffled batches of the redacted view."""
+    def fingerprint(self, *, names: bool = True) -> str:
+        """Return what identifies the training set, without its private content."""
+
+    def public_loader(self, positions: Sequence[int] | None = None) -> Iterable[PublicView]:
+        """Return shuffled batches of the redacted view, of all records or of those at ``positions``."""
+
+    def public_in_order_loader(self) -> Iterable[PublicView]:
+        """Return the redacted view of all records, in order."""
 
     def full_loader(self) -> Iterable[TwoViews]:
         """Return shuffled batches of both views."""
@@ -136,13 +144,12 @@ class VideoClassifier(pl.LightningModule):
 
         Raises:
             ConfigError: if ``trainer.max_epochs`` contradicts the schedule, a setting of the Trainer would replace
-                the samplers, there are several processes, or there is no data module to train on.
+                the samplers, or there is no data module to train on.
         """
-        if self.trainer.world_size > 1:
-            raise ConfigError(
-                f"{type(self).__name__} trains on one process, but the Trainer has {self.trainer.world_size}. "
-                "Set trainer.devices to 1."
-            )
+        # The data module's loaders are shared out already; Lightning would share them once more.
+        self.trainer._accelerator_connector.use_distributed_sampler = False
+        # Of checkpoints between steps; ours are to hold the weights after the step, as those at the end of an epoch do.
+        warnings.filterwarnings("ignore", message="Using ModelCheckpoint with manual optimization")
         if self.trainer.overfit_batches:  # type: ignore[attr-defined]  # missing in its stubs
             raise ConfigError(
                 "trainer.overfit_batches would replace the samplers that this module chooses. "
@@ -186,7 +193,7 @@ class VideoClassifier(pl.LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """Train on the redacted view without noise; `private_step` takes every other kind of batch."""
         if isinstance(batch, PublicView):
-            self.unnoised_step(batch.video, batch.label)
+            self.unnoised_step(self.public_loss(batch), len(batch.label))
         else:
             self.private_step(batch)
 
@@ -196,15 +203,22 @@ class VideoClassifier(pl.LightningModule):
             f"{type(self).__name__} trains on the redacted view only, but a {type(batch).__name__} came."
         )
 
-    def unnoised_step(self, video: Tensor, label: Tensor) -> None:
+    def public_loss(self, batch: PublicView) -> Tensor:
+        """Return the loss of un-noised training on the redacted view."""
+        return self.classification_loss(batch.video, batch.label)
+
+    def classification_loss(self, video: Tensor, label: Tensor) -> Tensor:
+        """Return the mean smoothed cross entropy of uint8 clips."""
+        return F.cross_entropy(self.network(as_floats(video)), label, label_smoothing=self._label_smoothing)
+
+    def unnoised_step(self, loss: Tensor, records: int) -> None:
         """Take one ordinary optimizer step and log its loss."""
         optimizer = _first(self.optimizers())
-        loss = F.cross_entropy(self.network(as_floats(video)), label, label_smoothing=self._label_smoothing)
         optimizer.zero_grad()
         self.manual_backward(loss)
         optimizer.step()
         _first(self.lr_schedulers()).step()
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(label))
+        self.log("train/loss", loss, prog_bar=True, batch_size=records)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return the optimizer of un-noised training with its one-cycle schedule, and those of the private steps."""
@@ -215,15 +229,19 @@ class VideoClassifier(pl.LightningModule):
         """Return the optimizers of the private steps."""
         return []
 
+    def publicly_trained(self) -> list[nn.Parameter]:
+        """Return the parameters of un-noised training."""
+        return [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+
     def _unnoised_optimizer(self) -> tuple[Optimizer, LRScheduler]:
-        trained = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
-        optimizer = self._optimizer(trained)
-        batches = max(1, len(self.trainer.datamodule.public_loader()))  # type: ignore[attr-defined]  # as in setup
+        optimizer = self._optimizer(self.publicly_trained())
+        batches = max(1, len(self.public_loader(self.trainer.datamodule)))  # type: ignore[arg-type,attr-defined]  # as in setup
+        steps = max(1, self.public_epochs) * batches + 1
         schedule = OneCycleLR(
             optimizer,
             max_lr=[group["lr"] for group in optimizer.param_groups],
-            total_steps=max(1, self.public_epochs) * batches + 1,
-            pct_start=0.2,
+            total_steps=steps,
+            pct_start=max(0.2, 1.5 / steps),  # of five steps, a fifth is a rise of length zero
         )
         return optimizer, schedule
 

@@ -9,8 +9,13 @@ from pvision.privacy.gradients import (
     record_gradients,
     residual_loss,
 )
-from pvision.privacy.mechanism import GaussianMechanism
+from pvision.privacy.ledger import PrivacyLedger
+from pvision.privacy.ledger_lines import LedgerMark
+from pvision.privacy.ledger_reading import LedgerRecord, ledger_report, read_ledger
+from pvision.privacy.mechanism import GaussianMechanism, protected_units
+from pvision.privacy.ranks import Ranks
 from pvision.privacy.redaction import Redaction, resample_mask
+from pvision.privacy.report import PrivacyReport
 from pvision.privacy.residual_head import (
     ResidualHead,
     TailAverage,
@@ -18,33 +23,46 @@ from pvision.privacy.residual_head import (
     noisy_head_gradient,
     whitening,
 )
-from pvision.privacy.sampling import PoissonBatches
-from pvision.privacy.spec import PrivacyReport, PrivacySpec
+from pvision.privacy.sampling import FixedBatches, PoissonBatches, PrivateBatches
+from pvision.privacy.spec import PrivacySpec
+from pvision.privacy.unit_gradients import unit_means
+from pvision.privacy.units import Units
 from pvision.privacy.views import PublicView, TwoViews, as_floats, surrogate_views
 
 __all__ = [
     "DenseGradients",
+    "FixedBatches",
     "GaussianMechanism",
+    "LedgerMark",
+    "LedgerRecord",
     "OuterGradients",
     "PoissonBatches",
+    "PrivacyLedger",
     "PrivacyReport",
     "PrivacySpec",
+    "PrivateBatches",
     "PublicView",
+    "Ranks",
     "RecordGradients",
     "Redaction",
     "ResidualHead",
     "TailAverage",
     "TwoViews",
+    "Units",
     "affordable_steps",
     "as_floats",
     "clip_rows",
     "epsilon",
     "full_view_loss",
+    "ledger_report",
     "noise_multiplier_for",
     "noisy_head_gradient",
+    "protected_units",
+    "read_ledger",
     "record_gradients",
     "resample_mask",
     "residual_loss",
     "surrogate_views",
+    "unit_means",
     "whitening",
 ]

@@ -32,11 +32,17 @@ RecordLoss = Callable[[Parameters, Tensor, Tensor, Tensor], Tensor]
 class RecordGradients(Protocol):
     """Gradients of some records, one per record, held in whatever form is cheapest."""
 
+    def __len__(self) -> int:
+        """Return the number of records, B."""
+
     def norms(self) -> Tensor:
         """Return the L2 norm of each record's gradient over all parameters together, `wide`, ``(B,)``."""
 
     def weighted_sum(self, weights: Tensor) -> Parameters:
         """Return the sum of the gradients times ``weights``, `wide`; weight 0 leaves a record out, NaN or not."""
+
+    def rows(self) -> Parameters:
+        """Return the gradients themselves, for each parameter ``(B, *shape)``."""
 
 
 class DenseGradients:
@@ -49,6 +55,9 @@ class DenseGradients:
     def __init__(self, rows: Mapping[str, Tensor]) -> None:
         self._rows = dict(rows)
 
+    def __len__(self) -> int:
+        return len(next(iter(self._rows.values())))
+
     def norms(self) -> Tensor:
         """Return the norm over all parameters together, ``(B,)``."""
         parts = [torch.linalg.vector_norm(_flat(rows), dim=1, dtype=wide(rows)) for rows in self._rows.values()]
@@ -58,6 +67,10 @@ class DenseGradients:
     def weighted_sum(self, weights: Tensor) -> Parameters:
         """Return the weighted sum for each parameter."""
         return {name: _weighted_sum(rows, weights) for name, rows in self._rows.items()}
+
+    def rows(self) -> Parameters:
+        """Return the gradients as they came."""
+        return self._rows
 
 
 class OuterGradients:
@@ -73,6 +86,9 @@ class OuterGradients:
         self._name = name
         self._error, self._features = error.to(wide(error)), features.to(wide(features))
 
+    def __len__(self) -> int:
+        return len(self._error)
+
     def norms(self) -> Tensor:
         """Return the norms, ``(B,)``: an outer product's is the product of its factors'."""
         norms: Tensor = torch.linalg.vector_norm(self._error, dim=1) * torch.linalg.vector_norm(self._features, dim=1)
@@ -83,6 +99,10 @@ class OuterGradients:
         out = weights == 0
         error = _without(self._error, out) * weights.unsqueeze(1)
         return {self._name: error.T @ _without(self._features, out)}
+
+    def rows(self) -> Parameters:
+        """Return the outer products."""
+        return {self._name: self._error.unsqueeze(2) * self._features.unsqueeze(1)}
 
 
 def residual_loss(network: nn.Module, frozen: Parameters) -> RecordLoss:
@@ -109,7 +129,7 @@ def full_view_loss(network: nn.Module, frozen: Parameters) -> RecordLoss:
 
 
 def record_gradients(
-    loss: RecordLoss, parameters: Parameters, views: TwoViews, *, microbatch: int
+    loss: RecordLoss, parameters: Parameters, views: TwoViews, *, microbatch: int, fixed_size: int = 0
 ) -> Iterator[DenseGradients]:
     """Yield the per-record gradients of a batch, in pieces that fit into memory.
 
@@ -120,14 +140,20 @@ def record_gradients(
         parameters: the trained parameters by name.
         views: the batch, as floats in [0, 1]; may be empty.
         microbatch: records whose gradients are held at once.
+        fixed_size: records to compute on even if the batch has fewer, filled up with blank ones whose gradients are
+            left out: then the network sees one shape only, and every batch takes the same work.
     """
     # randomness="error": a layer that draws random numbers would draw others for each view.
     per_record = vmap(grad(loss), in_dims=(None, 0, 0, 0), randomness="error")
-    for start in range(0, len(views.full), microbatch):
+    records = len(views.full)
+    for start in range(0, max(records, fixed_size), microbatch):
         piece = slice(start, start + microbatch)
+        inputs = [column[piece] for column in (views.full, views.public.video, views.label)]
+        if fixed_size:
+            inputs = [_filled(column, microbatch) for column in inputs]
         with torch.autocast(views.full.device.type, enabled=False):
-            rows = per_record(parameters, views.full[piece], views.public.video[piece], views.label[piece])
-        yield DenseGradients(rows)
+            rows = per_record(parameters, *inputs)
+        yield DenseGradients({name: value[: max(0, records - start)] for name, value in rows.items()})
 
 
 def _loss(network: nn.Module, state: Parameters, clip: Tensor, label: Tensor) -> Tensor:
@@ -138,6 +164,11 @@ def _loss(network: nn.Module, state: Parameters, clip: Tensor, label: Tensor) ->
 def wide(like: Tensor) -> torch.dtype:
     """Return the dtype of norms, sums and noise: float64, or float32 on Apple's devices, which have no float64."""
     return torch.float32 if like.device.type == "mps" else torch.float64
+
+
+def _filled(column: Tensor, size: int) -> Tensor:
+    missing = size - len(column)
+    return torch.cat([column, column.new_zeros(missing, *column.shape[1:])]) if missing else column
 
 
 def _flat(rows: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 The public view π(x, m) is made from public pixels and the mask alone, at the clip's native resolution, before any
 geometric transform, and π(π(x, m), m) = π(x, m) bit for bit. The residual mechanism's proof needs exactly this
-(docs/methods/maskdp.md).
+(docs/guarantee.md).
 """
 
 from dataclasses import dataclass

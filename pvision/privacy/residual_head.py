@@ -11,6 +11,8 @@ beside the signal; the redacted view keeps the public network's logits bit for b
 docs/methods/maskdp.md.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -154,14 +156,13 @@ class TailAverage:
     def __init__(self, *, steps: int, share: float = 0.5) -> None:
         averaged = max(1, round(positive_int("steps", steps) * unit_rate("share", share)))
         self._first = steps - averaged
-        self._seen = self._averaged = 0
+        self._averaged = 0
         self._sum: Tensor | None = None
 
     @torch.no_grad()
-    def update(self, weight: Tensor) -> None:
-        """Take note of the iterate after a step."""
-        self._seen += 1
-        if self._seen > self._first:
+    def update(self, weight: Tensor, *, step: int) -> None:
+        """Take note of the iterate after a step; steps are numbered from 1, and lost ones have a number too."""
+        if step > self._first:
             self._sum = weight.clone() if self._sum is None else self._sum + weight
             self._averaged += 1
 
@@ -170,3 +171,12 @@ class TailAverage:
         """Set ``weight`` to the mean; leave it if no step was averaged."""
         if self._sum is not None:
             weight.copy_(self._sum / self._averaged)
+
+    def state_dict(self) -> dict[str, Tensor | int | None]:
+        """Return what a checkpoint must keep."""
+        return {"sum": self._sum, "averaged": self._averaged}
+
+    def load_state_dict(self, state: dict[str, Any], *, like: Tensor) -> None:
+        """Go on from a checkpoint, on the device of ``like``."""
+        self._sum = None if state["sum"] is None else state["sum"].to(like)
+        self._averaged = int(state["averaged"])

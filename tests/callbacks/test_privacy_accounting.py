@@ -1,7 +1,10 @@
 """The callback in a project with a LightningModule of its own and manual optimisation."""
 
 import csv
+import json
 import math
+import subprocess
+import sys
 
 import lightning.pytorch as pl
 import pytest
@@ -22,6 +25,7 @@ def spec_of(**changes):
         "mechanism": "residual",
         "unit": "clip",
         "mask": "public",
+        "polarity": "inside",
         "label": "public",
         "relation": "zero_out",
         "delta": 1e-4,
@@ -96,7 +100,8 @@ def fit(tmp_path):
             "accelerator": "cpu",
             "default_root_dir": tmp_path,
         }
-        trainer = pl.Trainer(max_epochs=epochs, callbacks=[callback], **{**values, **changes})
+        callbacks = callback if isinstance(callback, list) else [callback]
+        trainer = pl.Trainer(max_epochs=epochs, callbacks=callbacks, **{**values, **changes})
         trainer.fit(module, DataLoader(TensorDataset(torch.zeros(3, 1)), batch_size=1))
         return trainer
 
@@ -194,6 +199,36 @@ def test_a_module_that_does_not_train_privately_is_left_alone(fit, tmp_path):
     assert not any(name.startswith("privacy/") for name in trainer.callback_metrics)
 
 
+class Elsewhere(pl.Callback):
+    """A callback that takes a noisy step with every batch of a module that knows nothing of it."""
+
+    in_private_phase = True
+
+    def __init__(self, privacy):
+        self.privacy = privacy
+        self.mechanism = GaussianMechanism(privacy, num_records=RECORDS)
+        self.batches = iter(self.mechanism.batches)
+
+    @property
+    def privacy_steps(self):
+        return self.mechanism.steps
+
+    def privacy_report(self):
+        return self.mechanism.report()
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        drawn = next(self.batches)
+        rows = DenseGradients({"weight": torch.ones(len(drawn), 1)})
+        self.mechanism.release([rows], {"weight": torch.zeros(1)}, index=torch.tensor(drawn))
+
+
+def test_a_callback_that_trains_privately_is_served_too(fit):
+    private = Elsewhere(spec_of())
+    trainer = fit(Plain(), [private, PrivacyAccounting(budget=cost(4))])
+    assert private.privacy_steps == 4
+    assert trainer.callback_metrics["privacy/steps"] == 4
+
+
 def test_one_callback_serves_one_run_after_the_other(fit):
     callback = PrivacyAccounting(budget=cost(2))
     for _ in range(2):
@@ -217,3 +252,35 @@ def test_a_nonsensical_budget_is_refused(value):
 def test_a_nonsensical_interval_is_refused(value):
     with pytest.raises(ConfigError, match=r"^privacy_accounting\.every_n_steps must be a whole number"):
         PrivacyAccounting(every_n_steps=value)
+
+
+@pytest.mark.parametrize("name", ["delta", "unit", "relation", "steps"])
+def test_a_module_that_states_its_privacy_is_not_told_again(fit, name):
+    given = {"delta": 1e-4, "unit": "clip", "relation": "replace", "steps": 3}[name]
+    with pytest.raises(ConfigError, match=rf"privacy_accounting\.{name} was given, but Own states its own privacy"):
+        fit(Own(spec_of()), PrivacyAccounting(**{name: given}))
+
+
+@pytest.mark.parametrize(
+    "argument", [{"delta": 0}, {"delta": 1}, {"unit": "frame"}, {"relation": "zero_out"}, {"steps": 0}], ids=str
+)
+def test_nonsense_is_refused_at_once(argument):
+    with pytest.raises(ConfigError, match=rf"^privacy_accounting\.{next(iter(argument))} must be"):
+        PrivacyAccounting(**argument)
+
+
+@pytest.mark.slow
+def test_the_callbacks_need_neither_opacus_nor_the_packages_that_its_example_needs():
+    program = """
+import json, sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("opacus", "pl_bolts", "pytorch_lightning"):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent())
+import pvision.callbacks, pvision.callbacks._opacus_run, pvision.privacy
+print(json.dumps([name for name in ("opacus", "pl_bolts", "pytorch_lightning") if name in sys.modules]))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == []

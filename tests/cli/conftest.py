@@ -39,6 +39,10 @@ def toy_project(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 
 
+def is_lightnings(handler: logging.Handler) -> bool:
+    return type(handler) is logging.StreamHandler  # pytest puts its own there too where a logger does not propagate
+
+
 @pytest.fixture
 def pvision(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
     """Run the command in this process: ``pvision("recipes", "list")``."""
@@ -49,7 +53,7 @@ def pvision(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
     def call(*args: object) -> Outcome:
         capsys.readouterr()
         for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
-            for handler in logging.getLogger(name).handlers:
+            for handler in filter(is_lightnings, logging.getLogger(name).handlers):
                 # Lightning keeps the stderr of the moment it was imported, here that of another test.
                 monkeypatch.setattr(handler, "stream", sys.stderr)
         try:

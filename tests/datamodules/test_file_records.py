@@ -10,7 +10,7 @@ from pvision.datamodules.decoding import VideoInfo, probe_video
 from pvision.datamodules.file_records import ClipFormat, FileRecords
 from pvision.datamodules.masks import FixedRegions, Footage, MaskArrays, MaskSource, WholeFrame
 from pvision.datamodules.transforms import square_region, square_video
-from pvision.errors import CorruptVideoError
+from pvision.errors import CorruptVideoError, DataError
 from pvision.privacy import Redaction
 
 LEFT = FixedRegions([[0, 0, 0.5, 1]], unit="fraction")
@@ -178,3 +178,48 @@ def test_a_decoder_that_ends_early_is_no_short_video(tmp_path, write_video):
     assert read(17).full.shape == (1, 3, 8, 8, 8)
     with pytest.raises(CorruptVideoError, match="ends at frame 15, but the container holds 30 frames"):
         read(30)
+
+
+# What has anything to hide
+
+
+class Counting(GivenMask):
+    """A mask in memory that counts how often it is asked for."""
+
+    asked = 0
+
+    def load(self, footage, positions):
+        self.asked += 1
+        return super().load(footage, positions)
+
+
+@pytest.mark.parametrize("place", ["inside", "outside the clip's frames", "outside the square", "nowhere"])
+def test_a_record_is_sensitive_if_its_own_region_is_not_empty(tmp_path, write_video, place):
+    mask = torch.zeros(16, 48, 64, dtype=torch.bool)
+    if place != "nowhere":
+        frame = 15 if place == "outside the clip's frames" else 8
+        mask[frame, 20, 1 if place == "outside the square" else 30] = True
+    masks = Counting(mask)
+    records = one_record(write_video(tmp_path / "a.mkv"), masks, Redaction("inside"))
+    sensitive = records.sensitive
+    assert sensitive.tolist() == [place == "inside"] == [bool(records[[0]].public.mask.any())]
+    assert sensitive.dtype == torch.bool
+    asked = masks.asked
+    assert records.sensitive is sensitive
+    assert masks.asked == asked, "all masks would be read again"
+
+
+def test_a_container_that_miscounts_is_decoded_for_it(tmp_path, write_video):
+    class Short(GivenMask):
+        def load(self, footage, positions):
+            if max(positions) > 13:
+                raise DataError("the mask has 14 frames")
+            return super().load(footage, positions)
+
+    mask = torch.zeros(16, 48, 64, dtype=torch.bool)
+    mask[10] = True
+    path = write_video(tmp_path / "a.mkv", frames=14)
+    footage = Footage("a.mkv", path, VideoInfo(frames=16, height=48, width=64))
+    form = ClipFormat(frames=8, stride=2, size=24)
+    records = FileRecords([footage], [0], masks=Short(mask), redaction=Redaction("inside"), clip=form, seed=None)
+    assert records.sensitive.tolist() == [True]

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from pvision.datamodules.hmdb51 import HMDB51, _source_video
 from pvision.datamodules.masks import WholeFrame
-from pvision.errors import ConfigError, CorruptVideoError, DataError
+from pvision.errors import ConfigError, CorruptVideoError, DataError, PrivacyError
 from pvision.privacy import Redaction
 
 SPLITS = "testTrainMulti_7030_splits"
@@ -87,6 +87,30 @@ def test_a_small_copy_trains(root, write_video):
         [f"brush_hair/{name}"] for name in chosen.values()
     ]
     assert next(iter(data.val_dataloader())).full.shape == (1, 3, 4, 16, 16)
+
+
+def test_the_unit_video_is_the_source_whatever_the_class(root):
+    rows = hmdb51(root).list_clips().rows
+    assert {row.video for row in rows} == {f"Film_{source}" for source in range(40)}
+    assert {row.label for row in rows if row.video == "Film_4"} == {"brush_hair", "wave"}
+
+
+@pytest.mark.parametrize(
+    "file", ["without_a_tail.avi", "Film_1_clap_f_cm_np1_ri_med_0.avi", "Film_1_wave_f_cm_np1_ri_med.avi"]
+)
+def test_a_name_that_does_not_tell_its_source_makes_no_unit(root, write_video, file):
+    path = root / SPLITS / "wave_test_split1.txt"
+    path.write_text(path.read_text() + f"{file} 1\n")
+    data = hmdb51(root, val_fraction=0.3)
+    listing = data.list_clips()
+    data.class_names = listing.class_names
+    row = next(row for row in listing.rows if row.name == f"wave/{file}")
+    write_video(row.path, frames=4)
+    records = data._records([(row, data._inspect(row))], "train")
+    with pytest.raises(PrivacyError, match=r"the video of 1 of 1 clips is unknown.*official name"):
+        records.unit_names("video")
+    with pytest.raises(PrivacyError, match="HMDB51 does not say who is in a clip"):
+        records.unit_names("subject")
 
 
 def test_a_clip_that_a_list_names_must_be_there(root):

@@ -4,7 +4,7 @@ import pytest
 
 from pvision.datamodules.masks import WholeFrame
 from pvision.datamodules.ucf101 import UCF101
-from pvision.errors import ConfigError, CorruptVideoError, DataError
+from pvision.errors import ConfigError, CorruptVideoError, DataError, PrivacyError
 from pvision.privacy import Redaction
 
 CLASSES = ["ApplyEyeMakeup", "YoYo"]
@@ -76,6 +76,26 @@ def test_a_small_copy_trains(root, write_video):
     assert batch.full.shape == (2, 3, 4, 16, 16)
 
 
+def test_the_unit_video_is_a_group_of_a_class(root):
+    listing = ucf101(root).list_clips()
+    units = {}
+    for row in listing.rows:
+        units.setdefault(row.video, set()).add(row.name)
+    assert len(units) == 2 * 25
+    assert units["YoYo, group 3"] == {clip("YoYo", 3, 1), clip("YoYo", 3, 2)}
+
+
+def test_there_is_no_unit_subject(root, write_video):
+    data = ucf101(root)
+    listing = data.list_clips()
+    data.class_names, row = listing.class_names, listing.of("train")[0]
+    write_video(row.path, frames=4)
+    records = data._records([(row, data._inspect(row))], "train")
+    assert records.unit_names("video") == [row.video]
+    with pytest.raises(PrivacyError, match=r"UCF101 does not say who is in a clip.*unit 'video'.*CSV"):
+        records.unit_names("subject")
+
+
 def test_a_clip_that_a_list_names_must_be_there(root):
     with pytest.raises(CorruptVideoError, match=r"v_ApplyEyeMakeup_g08_c01\.avi: there is no such file"):
         ucf101(root).setup()
@@ -100,7 +120,7 @@ def test_a_missing_list_is_named(root):
         ("Swim/v_Swim_g08_c01.avi 3\n", "'Swim' is not in classInd"),
         ("YoYo/v_YoYo.avi 2\n", "no clip of UCF101"),
         ("YoYo/v_YoYo_g01_c01.avi 2\n", "same file"),
-        ("YoYo/v_YoYo_g01_c09.avi 2\n", "the subject 'YoYo, group 1' is in test, but at .* in train"),
+        ("YoYo/v_YoYo_g01_c09.avi 2\n", "the video 'YoYo, group 1' is in test, but at .* in train"),
     ],
 )
 def test_a_wrong_line_is_named(root, line, message):

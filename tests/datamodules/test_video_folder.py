@@ -11,7 +11,7 @@ from pvision.datamodules._folder_listing import HashSplit
 from pvision.datamodules.listing import Listing, Row
 from pvision.datamodules.masks import FixedRegions
 from pvision.datamodules.video_folder import VideoFolder
-from pvision.errors import ConfigError, DataError
+from pvision.errors import ConfigError, DataError, PrivacyError
 from pvision.privacy import Redaction
 
 LEFT = FixedRegions([[0, 0, 0.5, 1]], unit="fraction")
@@ -153,6 +153,40 @@ def test_a_subject_is_in_one_split_whoever_else_is_there(people, parts):
 
 def _paths(subject, number):
     return [Path(f"/nowhere/{subject}-{clip}.mp4") for clip in range(number)]
+
+
+def test_units_come_from_the_columns(tmp_path, clips):
+    root, rows = clips
+    rows = [[*row, f"tape {number // 2}"] for number, row in enumerate(rows)]
+    data = folder(root, annotations=table(tmp_path / "a.csv", rows, "path,label,split,subject,video"))
+    data.setup()
+    assert data.train_set.unit_names("video") == ["tape 0", "tape 0"]
+    assert data.test_set.unit_names("subject") == ["p2", "p2"]
+    assert data.train_set.unit_names("clip") == ["0.mp4", "1.mp4"]
+
+
+def test_without_columns_a_file_is_a_video_and_subjects_are_refused(tmp_path, clips, split_folders):
+    root, rows = clips
+    named = table(tmp_path / "a.csv", [row[:3] for row in rows], "path,label,split")
+    for data in (folder(split_folders), folder(root, annotations=named)):
+        data.setup()
+        assert data.train_set.unit_names("video") == data.train_set.names
+        with pytest.raises(PrivacyError, match=r"data\.annotations a CSV with the column `subject`"):
+            data.train_set.unit_names("subject")
+
+
+def test_a_recording_in_two_splits_is_refused(tmp_path, clips):
+    root, rows = clips
+    rows = [[*row[:3], f"tape {number % 4}"] for number, row in enumerate(rows)]
+    with pytest.raises(DataError, match=r"line 6: the video 'tape 0' is in test, but at .*line 2 in train"):
+        folder(root, annotations=table(tmp_path / "a.csv", rows, "path,label,split,video")).list_clips()
+
+
+def test_a_table_without_splits_and_subjects_is_split_by_recording(tmp_path):
+    rows = [[f"{n}.mp4", "walk", f"tape {n % 40}"] for n in range(400)]
+    path = table(tmp_path / "a.csv", rows, "path,label,video")
+    listing = folder(tmp_path, annotations=path, val_fraction=0.3, test_fraction=0.3).list_clips()
+    assert len({(row.video, row.split) for row in listing.rows}) == 40
 
 
 def test_a_subject_in_two_splits_is_refused(tmp_path, clips):

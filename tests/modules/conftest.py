@@ -123,6 +123,7 @@ def statement():
         values = {
             "unit": "clip",
             "mask": "public",
+            "polarity": "inside",
             "label": "public",
             "relation": "zero_out",
             "delta": 1e-4,

@@ -178,7 +178,7 @@ def test_cached_features_are_those_of_each_batch(build, clips, fit):
     module, data = build(), clips()
     fit(module, data)
     module.eval()
-    cached = module.cached_features(data.two_view_loader())
+    cached = module.cached_features(data)
     assert len(cached.label) == len(data.train_set)
     views = data.train_set[[5, 9]]
     torch.testing.assert_close(cached.features[[5, 9]], module.head_features(views), rtol=1e-4, atol=1e-5)
@@ -194,9 +194,9 @@ class Recording(TailAverage):
 
     iterates: ClassVar[list] = []
 
-    def update(self, weight):
+    def update(self, weight, *, step):
         self.iterates.append(weight.detach().clone())
-        super().update(weight)
+        super().update(weight, step=step)
 
 
 @pytest.mark.parametrize(("average", "averaged"), [(0.5, 3), (1.0, 6), (0.01, 1)])

@@ -45,7 +45,8 @@ def test_a_checkpoint_carries_steps_and_epsilon(kind, build, clips, fit, trainer
 def test_a_checkpoint_holds_tensors_and_plain_values_only(kind, build, clips, fit, tmp_path):
     path = checkpoint_of(build(kind), clips, fit, tmp_path / "trained.ckpt")
     checkpoint = torch.load(path, weights_only=True)
-    assert checkpoint["privacy_steps"] == 6
+    assert checkpoint["privacy_progress"]["steps"] == 6
+    assert set(checkpoint["privacy_progress"]["ledger"]) == {"id", "length", "hash"}
     assert checkpoint["privacy_statement"]["noise_multiplier"] == 8.0
 
 
@@ -75,12 +76,6 @@ def test_a_baselines_weights_are_refused(build, clips, fit, trainer, net, tmp_pa
         trainer().test(build("residual"), datamodule=clips(), ckpt_path=path)
 
 
-def test_resuming_is_refused(kind, build, clips, fit, trainer, tmp_path):
-    path = checkpoint_of(build(kind), clips, fit, tmp_path / "trained.ckpt")
-    with pytest.raises(PrivacyError, match=r"Resuming private training is refused: .* Start anew without --ckpt_path"):
-        trainer().fit(build(kind), datamodule=clips(), ckpt_path=path)
-
-
 def test_training_twice_is_refused(kind, build, clips, fit):
     module = build(kind)
     fit(module, clips())
@@ -99,22 +94,13 @@ def test_training_on_from_loaded_weights_is_refused(build, clips, fit, trainer, 
 
 def test_half_precision_with_a_gradient_scaler_is_refused(kind, build, clips, fit):
     scaled = MixedPrecision("16-mixed", device="cpu")
-    with pytest.raises(
-        PrivacyError, match=r"trainer\.precision 16-mixed is refused: the gradient scaler .* bf16-mixed"
-    ):
+    with pytest.raises(PrivacyError, match=r"16-mixed.* bf16-mixed"):
         fit(build(kind), clips(), plugins=[scaled])
 
 
 def test_pure_half_precision_is_refused(build, clips, fit):
-    with pytest.raises(PrivacyError, match=r"trainer\.precision 16-true is refused"):
+    with pytest.raises(PrivacyError, match="16-true"):
         fit(build("residual"), clips(), precision="16-true")
-
-
-def test_several_processes_are_refused(kind, build, clips, trainer, monkeypatch):
-    made = trainer()
-    monkeypatch.setattr(type(made), "world_size", property(lambda self: 2))
-    with pytest.raises(ConfigError, match=r"trains on one process, but the Trainer has 2\. Set trainer\.devices to 1"):
-        made.fit(build(kind), datamodule=clips())
 
 
 @pytest.mark.parametrize("delta", [1 / 48, 0.5])
@@ -149,13 +135,11 @@ def test_another_sampler_is_refused(kind, build, clips, fit):
     original = module.private_loader
 
     def shuffled(data):
-        loader = original(data)
-        inner = getattr(loader, "_private", loader)
-        replaced = DataLoader(inner.dataset, sampler=[[3, 1, 2]] * 6, batch_size=None)
-        if inner is loader:
-            return replaced
-        loader._private = replaced
-        return loader
+        outer = original(data)
+        holder, name = (outer._loader, "_private") if hasattr(outer._loader, "_private") else (outer, "_loader")
+        replaced = DataLoader(getattr(holder, name).dataset, sampler=[[3, 1, 2]] * 6, batch_size=None)
+        setattr(holder, name, replaced)
+        return outer
 
     module.private_loader = shuffled
     with pytest.raises(PrivacyError, match="that the privacy mechanism did not draw"):

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from pvision.errors import ConfigError, PrivacyError
 from pvision.models import TubeletViT
 from pvision.modules import PrivateTraining
-from pvision.modules.private_training import ResidualBatch
+from pvision.modules.private_training import PairedBatch
 from pvision.privacy import PublicView, TwoViews, as_floats, epsilon
 
 MECHANISMS = ("residual", "dp_sgd", "redact_then_dp_sgd")
@@ -185,7 +185,7 @@ def test_public_and_private_batches_of_the_residual_mechanism_are_independent(bu
     assert len(batches) == 40
     table = torch.zeros(2, 40, 48)
     for step, batch in enumerate(batches):
-        assert isinstance(batch, ResidualBatch)
+        assert isinstance(batch, PairedBatch)
         assert isinstance(batch.public, PublicView)
         assert len(batch.public.label) == 16
         table[0, step, batch.public.position] = 1
@@ -251,7 +251,7 @@ def test_redact_then_dp_sgd_without_public_epochs_is_refused(build):
     ("damage", "remedy"), [({"batch_norm": True}, "GroupNorm"), ({"dropout": 0.1}, "Set it to 0")], ids=str
 )
 def test_a_network_whose_records_meet_or_that_is_random_is_refused(build, net, damage, remedy):
-    with pytest.raises(PrivacyError, match=f"(?s)TinyNet cannot be trained privately as it is.*{remedy}"):
+    with pytest.raises(PrivacyError, match=f"(?s)has what private training does not allow.*{remedy}"):
         build(network=net(**damage))
 
 

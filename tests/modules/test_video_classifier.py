@@ -97,9 +97,7 @@ def test_batches_are_of_the_size_asked_for_and_none_is_dropped(build, clips, fit
     sizes = []
     module = build()
     original = module.unnoised_step
-    monkeypatch.setattr(
-        module, "unnoised_step", lambda video, label: (sizes.append(len(label)), original(video, label))
-    )
+    monkeypatch.setattr(module, "unnoised_step", lambda loss, records: (sizes.append(records), original(loss, records)))
     fit(module, clips(batch_size=20))
     assert sizes == [20, 20, 8] * 2
 
@@ -108,9 +106,9 @@ def test_the_learning_rate_follows_one_cycle(net, clips, fit):
     rates = []
 
     class Watched(DropOnly):
-        def unnoised_step(self, video, label):
+        def unnoised_step(self, loss, records):
             rates.append(self.optimizers().param_groups[0]["lr"])
-            super().unnoised_step(video, label)
+            super().unnoised_step(loss, records)
 
     fit(Watched(net(), public_epochs=5, optimizer=lambda p: torch.optim.SGD(p, lr=0.5)), clips())
     assert len(rates) == 15

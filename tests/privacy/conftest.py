@@ -51,6 +51,7 @@ def statement():
             "mechanism": "residual",
             "unit": "clip",
             "mask": "public",
+            "polarity": "inside",
             "label": "public",
             "relation": "zero_out",
             "delta": 1e-5,

@@ -1,31 +1,22 @@
-"""ε against other code: dp-accounting called directly, Opacus' PRV accountant, closed forms, published anchors."""
+"""ε of Poisson samples against dp-accounting called directly, closed forms and published anchors."""
 
-import functools
 import logging
 import math
-import warnings
-from itertools import product
 
 import pytest
 from dp_accounting import NeighboringRelation, dp_event
 from dp_accounting.pld.pld_privacy_accountant import PLDAccountant
 from dp_accounting.rdp.rdp_privacy_accountant import RdpAccountant
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy.special import log_ndtr
 
 from pvision.errors import ConfigError
-from pvision.privacy import accounting, affordable_steps, epsilon, noise_multiplier_for
+from pvision.privacy import accounting, accounting_grid, affordable_steps, epsilon, noise_multiplier_for
 
 RELATIONS = {
     "zero_out": NeighboringRelation.REPLACE_SPECIAL,
     "replace": NeighboringRelation.REPLACE_ONE,
     "add_remove": NeighboringRelation.ADD_OR_REMOVE_ONE,
 }
-
-# Points that are cheap for both accountants; the anchors below are the dear ones.
-GRID = list(product((1.0, 0.1, 0.03, 0.01), (7.0, 12.0, 20.0), (1, 8, 40, 150)))
-DELTAS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 
 # sample_rate, noise_multiplier, steps, ε of zero_out = add_remove, ε of replace, RDP's ε; all at δ = 1e-5.
 ANCHORS = [
@@ -55,13 +46,6 @@ GAUSSIAN_ANCHORS = [
 TOO_LOW = [(256 / 10000, 1.0, 781, 4.064), (0.01, 1.0, 5000, 4.010), (0.004, 0.7, 2000, 1.829), (0.5, 8.0, 100, 2.571)]
 
 GOOD = {"noise_multiplier": 5.0, "sample_rate": 0.1, "steps": 10, "delta": 1e-5, "relation": "zero_out"}
-NONSENSE = {
-    "noise_multiplier": [0, -1.0, math.nan, math.inf, -math.inf, "1", None, True, 10**400],
-    "sample_rate": [0, -0.1, 1.5, math.nan, math.inf, "1", None, True, 10**400],
-    "steps": [-1, 1.5, 10.0, math.nan, math.inf, "1", None, True, 10**400],
-    "delta": [0, 1, -1e-5, 1.5, math.nan, math.inf, "1", None, True, 10**400],
-    "relation": ["", "replace_one", "ZERO_OUT", None, True],
-}
 
 
 @pytest.fixture(autouse=True)
@@ -81,16 +65,6 @@ def direct(noise_multiplier, sample_rate, steps, relation):
     accountant = PLDAccountant(RELATIONS[relation], value_discretization_interval=1e-4)
     accountant.compose(event(noise_multiplier, sample_rate, steps))
     return accountant.get_epsilon
-
-
-def prv(noise_multiplier, sample_rate, steps, delta):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from opacus.accountants import PRVAccountant
-
-        accountant = PRVAccountant()
-        accountant.history = [(noise_multiplier, sample_rate, steps)]
-        return accountant.get_epsilon(delta)
 
 
 def ours(noise_multiplier, sample_rate, steps, delta=1e-5, relation="zero_out", **more):
@@ -115,30 +89,6 @@ def gaussian_epsilon(mu, delta):
         middle = (low + high) / 2
         low, high = (middle, high) if gaussian_delta(middle, mu) > delta else (low, middle)
     return high
-
-
-@pytest.mark.slow
-def test_the_grid_agrees_with_dp_accounting_and_with_opacus_prv():
-    points, worst_direct, worst_prv = 0, 0.0, 0.0
-    for (sample_rate, noise, steps), delta in product(GRID, DELTAS):
-        claimed = ours(noise, sample_rate, steps, delta)
-        worst_direct = max(worst_direct, abs(claimed - composed(noise, sample_rate, steps)(delta)))
-        worst_prv = max(worst_prv, abs(claimed - prv(noise, sample_rate, steps, delta)))
-        points += 1
-    assert points >= 200
-    assert worst_direct <= 1e-9
-    assert worst_prv <= 0.02
-
-
-@functools.cache
-def composed(noise, sample_rate, steps):
-    return direct(noise, sample_rate, steps, "zero_out")
-
-
-def test_the_comparison_with_prv_can_fail():
-    # One step more, or a sample rate 2 % higher, is already seen.
-    assert abs(ours(1.0, 0.125, 9) - prv(1.0, 0.125, 8, 1e-5)) > 0.02
-    assert abs(ours(1.0, 0.125 * 1.02, 8) - prv(1.0, 0.125, 8, 1e-5)) > 0.02
 
 
 @pytest.mark.parametrize("relation", RELATIONS)
@@ -177,11 +127,6 @@ def test_full_batches_agree_with_the_exact_gaussian_mechanism(noise, steps, delt
         assert exact - 1e-6 <= claimed <= exact + 2e-3
 
 
-def test_rdp_is_an_upper_bound_on_the_grid():
-    for sample_rate, noise, steps in GRID:
-        assert ours(noise, sample_rate, steps, accountant="rdp") >= ours(noise, sample_rate, steps)
-
-
 @pytest.mark.parametrize(("sample_rate", "noise", "steps"), [(0.3, 4.0, 50), (0.01, 2.0, 300), (1.0, 6.0, 10)])
 def test_the_relations_and_accountants_are_ordered(sample_rate, noise, steps):
     zero_out = ours(noise, sample_rate, steps)
@@ -206,30 +151,6 @@ def test_rdp_covers_replacing_only_without_sampling():
         ours(10.0, 0.9, 5, relation="replace", accountant="rdp")
 
 
-POINTS = st.fixed_dictionaries(
-    {
-        "noise_multiplier": st.floats(8.0, 40.0),
-        "sample_rate": st.sampled_from([1.0, 0.5]) | st.floats(1e-3, 1.0),
-        "steps": st.integers(1, 300),
-        "delta": st.sampled_from([1e-3, 1e-5, 1e-7]),
-        "relation": st.sampled_from(sorted(RELATIONS)),
-    }
-)
-
-
-@settings(max_examples=40)
-@given(POINTS, st.sampled_from(["steps", "sample_rate", "noise_multiplier", "delta"]), st.floats(0.0, 1.0))
-def test_epsilon_never_falls_with_more_steps_more_data_less_noise_or_less_delta(point, name, how_far):
-    more = {
-        "steps": point["steps"] + 1 + round(100 * how_far),
-        "sample_rate": point["sample_rate"] + (1 - point["sample_rate"]) * how_far,
-        "noise_multiplier": point["noise_multiplier"] * (1 - how_far / 2),
-        "delta": point["delta"] * 0.1**how_far,
-    }
-    worse = {**point, name: more[name]}
-    assert epsilon(**worse) >= epsilon(**point) - 1e-6
-
-
 def test_epsilon_of_no_steps_is_zero_and_of_hardly_any_noise_infinite():
     assert ours(5.0, 0.1, 0) == 0.0
     assert ours(0.9e-3, 0.1, 1) == math.inf
@@ -245,9 +166,17 @@ def test_extreme_values_give_a_number_or_infinity(extreme):
     assert epsilon(**{**GOOD, **extreme}) >= 0
 
 
+@pytest.mark.parametrize("delta", [1e-11, 1e-13, 1e-14, 1e-16, 1e-100, 1e-300])
+@pytest.mark.parametrize(("noise", "steps"), [(20.0, 50), (3.0, 1)])
+def test_a_tiny_delta_gets_an_upper_bound_near_the_exact_one(noise, steps, delta):
+    # So nearly every record is drawn that the exact Gaussian mechanism is what must come out, on the grid all the same.
+    exact = gaussian_epsilon(math.sqrt(steps) / noise, delta)
+    assert exact * (1 - 1e-6) <= ours(noise, 1 - 1e-13, steps, delta) <= exact * 1.005
+
+
 def test_a_coarser_grid_is_still_an_upper_bound(monkeypatch):
     fine = ours(0.5, 0.5, 10)
-    monkeypatch.setattr(accounting, "_MAX_BUCKETS", 2e3)
+    monkeypatch.setattr(accounting_grid, "_MAX_BUCKETS", 2e3)
     accounting._epsilon.cache_clear()
     try:
         assert fine < ours(0.5, 0.5, 10) < 1.05 * fine
@@ -255,39 +184,10 @@ def test_a_coarser_grid_is_still_an_upper_bound(monkeypatch):
         accounting._epsilon.cache_clear()
 
 
-@pytest.mark.parametrize("accountant", ["pld", "rdp"])
-@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in NONSENSE.items() for value in values])
-def test_nonsense_is_refused_by_name(name, value, accountant):
-    with pytest.raises(ConfigError, match=f"^{name} must be .* came"):
-        epsilon(**{**GOOD, name: value}, accountant=accountant)
-
-
-def test_there_is_nonsense_enough():
-    assert sum(map(len, NONSENSE.values())) >= 40
-
-
 @pytest.mark.parametrize("accountant", ["gdp", "prv", "", None, True])
 def test_other_accountants_are_refused(accountant):
     with pytest.raises(ConfigError, match=r"^accountant must be one of 'pld', 'rdp', but"):
         epsilon(**GOOD, accountant=accountant)
-
-
-@pytest.mark.parametrize(("name", "value"), [(n, v) for n in NONSENSE if n != "noise_multiplier" for v in NONSENSE[n]])
-def test_nonsense_is_refused_by_the_inverse_functions_too(name, value):
-    point = {key: entry for key, entry in GOOD.items() if key != "noise_multiplier"}
-    with pytest.raises(ConfigError, match=f"^{name} must be "):
-        noise_multiplier_for(target_epsilon=1.0, **{**point, name: value})
-    with pytest.raises(ConfigError, match=f"^{name} must be "):
-        affordable_steps(budget=1.0, **{**GOOD, name: value})
-
-
-@pytest.mark.parametrize("value", [0, -1, math.nan, math.inf, "1", None, True, 10**400])
-def test_a_nonsensical_target_is_refused(value):
-    point = {key: entry for key, entry in GOOD.items() if key != "noise_multiplier"}
-    with pytest.raises(ConfigError, match=r"^target_epsilon must be a finite number above 0"):
-        noise_multiplier_for(target_epsilon=value, **point)
-    with pytest.raises(ConfigError, match=r"^budget must be a finite number above 0"):
-        affordable_steps(budget=value, **GOOD)
 
 
 @pytest.mark.parametrize("relation", RELATIONS)

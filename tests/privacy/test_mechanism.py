@@ -21,6 +21,7 @@ def spec_of(**changes):
         "mechanism": "residual",
         "unit": "clip",
         "mask": "public",
+        "polarity": "inside",
         "label": "public",
         "relation": "zero_out",
         "delta": 1e-5,

@@ -213,23 +213,39 @@ def test_the_encoders_features_of_a_redacted_clip_are_zero_beside_any_other():
 def test_the_tail_is_averaged(steps, share, averaged):
     iterates = [torch.full((2, 3), float(step) ** 2) for step in range(steps)]
     average, weight = TailAverage(steps=steps, share=share), torch.nn.Parameter(torch.zeros(2, 3))
-    for iterate in iterates:
+    for step, iterate in enumerate(iterates, start=1):
         with torch.no_grad():
             weight.copy_(iterate)  # the same tensor each time, as an optimizer does it
-        average.update(weight)
+        average.update(weight, step=step)
     average.copy_to(weight)
     torch.testing.assert_close(weight.detach(), torch.stack(iterates[steps - averaged :]).mean(0))
 
 
 def test_training_that_ends_before_the_tail_keeps_its_last_weights():
     average, weight = TailAverage(steps=10, share=0.5), torch.ones(2)
-    for _ in range(5):
-        average.update(weight)
+    for step in range(1, 6):
+        average.update(weight, step=step)
     average.copy_to(weight)
     assert weight.tolist() == [1.0, 1.0]
-    average.update(torch.full((2,), 3.0))
+    average.update(torch.full((2,), 3.0), step=6)
     average.copy_to(weight)
     assert weight.tolist() == [3.0, 3.0]
+
+
+def test_an_average_goes_on_from_its_state():
+    whole, first, second = (TailAverage(steps=6, share=0.5) for _ in range(3))
+    iterates = [torch.full((2,), float(step)) for step in range(1, 7)]
+    for step, iterate in enumerate(iterates, start=1):
+        whole.update(iterate, step=step)
+    for step in range(1, 5):
+        first.update(iterates[step - 1], step=step)
+    second.load_state_dict(first.state_dict(), like=torch.zeros(2))
+    for step in (5, 6):
+        second.update(iterates[step - 1], step=step)
+    expected, came = torch.zeros(2), torch.zeros(2)
+    whole.copy_to(expected)
+    second.copy_to(came)
+    assert expected.tolist() == came.tolist() == [5.0, 5.0]
 
 
 @pytest.mark.parametrize(("steps", "share"), [(0, 0.5), (5, 0.0), (5, 1.1), (2.5, 0.5), (5, True)])

