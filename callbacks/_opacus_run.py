@@ -14,6 +14,7 @@ from pvision.callbacks._opacus_releases import NoisyReleases
 from pvision.errors import PrivacyError
 from pvision.privacy import PrivacyReport, PrivacySpec, Ranks
 from pvision.training.run_ledger import RunLedger
+from pvision.training.spent_weights import have_spent, note_spending
 
 __all__ = ["OpacusRun", "Statement"]
 
@@ -71,6 +72,11 @@ class OpacusRun:
         self._resumes = trainer.ckpt_path is not None
         # Rank 0 alone knows of a ledger that this process wrote.
         self._carried = trainer.strategy.broadcast(carried if self._resumes else _SPENT.get(module))
+        if self._carried is None and not self._resumes and have_spent(module):
+            raise PrivacyError(
+                "This network was trained privately already, by a module that this one was copied or made from, or in "
+                "a fast_dev_run; a new ledger would not know of it. Train a new network, or resume from a checkpoint."
+            )
         loader = self._loader(trainer)
         self.num_records, self._split = loader.num_records, loader.split
         planned = None if self._carried is None else int(self._carried["steps"])
@@ -161,6 +167,8 @@ class OpacusRun:
         if self._releases is None:
             return
         self._releases.expect_nothing()
+        if self.privacy_steps:
+            note_spending(self._module)
         if self.privacy_steps and (state := self.state()) is not None:
             _SPENT[self._module] = state
         if self._releases.non_finite:

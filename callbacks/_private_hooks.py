@@ -1,13 +1,11 @@
 """What Lightning calls while somebody else's module trains privately."""
 
 from typing import Any
-from weakref import WeakSet
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import nn
 from typing_extensions import override
 
 from pvision.callbacks._private_loader import TrainingData
@@ -17,11 +15,9 @@ from pvision.callbacks.privacy_accounting import PrivacyAccounting
 from pvision.errors import PrivacyError
 from pvision.privacy import PrivacyReport
 from pvision.training import refuse_unsafe_trainer
+from pvision.training.spent_weights import have_spent, note_spending
 
 __all__ = ["PrivateHooks"]
-
-# What another fit has trained is not trained again: the two would not add up.
-_TRAINED: "WeakSet[nn.Module]" = WeakSet()
 
 
 class PrivateHooks(Callback):
@@ -75,7 +71,7 @@ class PrivateHooks(Callback):
         if stage != "fit":
             return
         refuse_unsafe_trainer(trainer, pl_module)
-        if trainer.ckpt_path is None and (self.privacy_steps or pl_module in _TRAINED):
+        if trainer.ckpt_path is None and (self.privacy_steps or have_spent(pl_module)):
             raise PrivacyError(
                 "This module was trained privately already, and a second fit would not be added to its ε. Start from a "
                 "new module with a new TrainPrivately, or resume the run from its checkpoint."
@@ -134,7 +130,7 @@ class PrivateHooks(Callback):
     @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not any(isinstance(one, PrivacyAccounting) for one in _callbacks(trainer)):  # which logs the same
-            pl_module.log_dict(released_metrics(self.report()))
+            pl_module.log_dict(released_metrics(self.report()), sync_dist=True)
 
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -163,7 +159,7 @@ class PrivateHooks(Callback):
         if self._run is not None:
             self._run.finish()
             if self.privacy_steps:
-                _TRAINED.add(self._run.module)
+                note_spending(self._run.module)
 
     def _running(self) -> PrivateRun:
         if self._run is None:

@@ -1,6 +1,8 @@
 """One private fit of somebody else's module: mechanism, ledger, and what stands in for the module's own methods."""
 
+import hashlib
 import inspect
+import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -63,7 +65,7 @@ class PrivateRun:
             spec = self.settings.privacy
             who: dict[str, Any] = {"units": data.units, "population": data.population}
             count = protected_units(spec, num_records=len(data.dataset), **who).count
-            self.ledger.open(self.trainer, spec, num_units=count, fingerprint="")
+            self.ledger.open(self.trainer, spec, num_units=count, fingerprint=_order_of_turns(spec, data))
             self.mechanism = GaussianMechanism(spec, num_records=len(data.dataset), **who, ledger=self.ledger.ledger)
         return self.mechanism
 
@@ -170,6 +172,18 @@ class PrivateRun:
     def _check(self, optimizer: Any) -> None:
         if self.step is not None:
             self.step.check_gradients(optimizer)
+
+
+def _order_of_turns(spec: PrivacySpec, data: TrainingData) -> str:
+    """Return what must not change while units take turns: who they are, in order; nothing where lots are drawn.
+
+    Under fixed batches the names are no secret, because nothing hides that a unit exists.
+    """
+    if spec.sampling != "deterministic":
+        return ""
+    names = None if data.units is None else list(map(str, data.units))
+    population = None if data.population is None else list(map(int, data.population))
+    return hashlib.sha256(json.dumps([names, population]).encode()).hexdigest()
 
 
 def _takes_index(training_step: Callable[..., Any]) -> bool:

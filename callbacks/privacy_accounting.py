@@ -48,7 +48,8 @@ class PrivacyAccounting(Callback):
 
     Args:
         budget: the ε allowed, in the relation of the privacy statement; None for no limit.
-        every_n_steps: how many noisy steps lie between two logged values.
+        every_n_steps: how many noisy steps lie between two logged values; None for a fiftieth of the planned ones, but
+            at least 10, because computing ε takes up to a second or two.
         delta: δ, for Opacus; below 1 / (number of records).
         unit: what one record of the data set is, for Opacus: ``"clip"``, ``"video"`` or ``"subject"``.
         relation: the neighbouring relation of a budget, for Opacus: ``"add_remove"`` (if None) or ``"replace"``.
@@ -75,7 +76,7 @@ class PrivacyAccounting(Callback):
         self,
         *,
         budget: float | None = None,
-        every_n_steps: int = 10,
+        every_n_steps: int | None = None,
         delta: float | None = None,
         unit: Literal["clip", "video", "subject"] | None = None,
         relation: Literal["add_remove", "replace"] | None = None,
@@ -84,7 +85,9 @@ class PrivacyAccounting(Callback):
         log_unnoised: Sequence[str] = (),
     ) -> None:
         self.budget = None if budget is None else positive("privacy_accounting.budget", budget)
-        self.every_n_steps = positive_int("privacy_accounting.every_n_steps", every_n_steps)
+        if every_n_steps is not None:
+            positive_int("privacy_accounting.every_n_steps", every_n_steps)
+        self.every_n_steps = every_n_steps
         self.delta = None if delta is None else open_unit("privacy_accounting.delta", delta)
         self.unit, self.relation = unit, relation
         if unit is not None:
@@ -100,6 +103,17 @@ class PrivacyAccounting(Callback):
         self._opacus: OpacusRun | None = None  # the same, if it trains by Opacus
         self._carried: dict[str, Any] | None = None
         self._watching = ExitStack()
+
+    def check(self, pl_module: pl.LightningModule) -> None:
+        """Refuse, before a run begins, what `fit` would refuse of a module that trains privately itself.
+
+        Raises:
+            ConfigError: if a value is given that the module states itself.
+            PrivacyError: if the budget does not allow one step.
+        """
+        if isinstance(pl_module, TrainsPrivately):
+            self._refuse_statement(type(pl_module).__name__)
+            self._affordable(pl_module.privacy)
 
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -164,17 +178,21 @@ class PrivacyAccounting(Callback):
             return
         if run.in_private_phase and self._spent(run):
             trainer.should_stop = True
-        if run.privacy_steps - self._logged >= self.every_n_steps:
+        if trainer.is_global_zero and run.privacy_steps - self._logged >= self._stride(run):
             self._logged = run.privacy_steps
             values = self._metrics(run)
             for logger in trainer.loggers:
                 # Past log_every_n_steps, which would drop most of so few steps.
                 logger.log_metrics(values, step=self._logged)
 
+    def _stride(self, run: TrainsPrivately) -> int:
+        return self.every_n_steps or max(10, run.privacy.steps // 50)
+
     @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._run is not None:
-            pl_module.log_dict(self._metrics(self._run))
+            # All processes hold the same numbers; unless they are reduced, Lightning warns that they may not.
+            pl_module.log_dict(self._metrics(self._run), sync_dist=True)
 
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -206,14 +224,20 @@ class PrivacyAccounting(Callback):
     def _begin(self, spec: PrivacySpec) -> None:
         if not spec.private:
             rank_zero_warn("NOT PRIVATE: privacy.noise_seed is set, so the noise can be subtracted. Leave it out.")
-        if self.budget is not None:
-            self._allowed = spec.affordable_steps(self.budget)
-            if not self._allowed:
-                raise PrivacyError(
-                    f"privacy_accounting.budget {self.budget} does not allow a single noisy step: one costs "
-                    f"ε = {spec.epsilon(spec.relation, steps=1):.3g}. Raise the budget or privacy.noise_multiplier."
-                )
+        self._allowed = self._affordable(spec)
+        if self._allowed is not None:
             rank_zero_info(f"Privacy budget ε ≤ {self.budget}: {self._allowed} of {spec.steps} noisy steps.")
+
+    def _affordable(self, spec: PrivacySpec) -> int | None:
+        if self.budget is None:
+            return None
+        allowed = spec.affordable_steps(self.budget)
+        if not allowed:
+            raise PrivacyError(
+                f"privacy_accounting.budget {self.budget} does not allow a single noisy step: one costs "
+                f"ε = {spec.epsilon(spec.relation, steps=1):.3g}. Raise the budget or privacy.noise_multiplier."
+            )
+        return allowed
 
     def _end(self) -> None:
         self._optimizer = None

@@ -42,6 +42,7 @@ class RunSummary(Callback):
     """Write ``summary.json`` into the run's folder, and to MLflow if that tracks the run.
 
     The file is written when fit, validate, test or predict ends, also by an exception; stages of one run add to it.
+    A resumption that is refused before it begins leaves the file of the run that it would have continued.
     MLflow gets a copy of the run's privacy ledger too.
     Infinite and undefined numbers stand in it as the strings ``"inf"``, ``"-inf"`` and ``"nan"``. Nothing is written
     under ``fast_dev_run``.
@@ -73,6 +74,14 @@ class RunSummary(Callback):
         self._stages.append(stage)
 
     @override
+    def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._began = True
+
+    @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._began = True
+
+    @override
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self._collect(trainer, pl_module)
         self._write(trainer, "FINISHED")
@@ -81,6 +90,9 @@ class RunSummary(Callback):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         if not self._stages:
             return  # the run had not begun: its loggers must not be started now
+        resumes = trainer.ckpt_path is not None and self._stages == ["fit"] and not self._began
+        if resumes and self._folder is not None and (self._folder / "summary.json").exists():
+            return
         try:
             self._collect(trainer, pl_module)
         except Exception as error:
@@ -89,6 +101,7 @@ class RunSummary(Callback):
 
     def _begin(self) -> None:
         self._stages: list[str] = []
+        self._began = False
         self._metrics: dict[str, float | str] = {}
         self._privacy: dict[str, Any] | None = None
         self._ledger: Path | None = None

@@ -48,7 +48,8 @@ class TrainPrivately(PrivateHooks):
 
     Guarantee:
         That of `GaussianMechanism` for the weights, optimizer states and logs of the run. What ``training_step``
-        prints or keeps on the module itself is not covered.
+        prints or keeps on the module itself is not covered. Weights that are in the module before fit are taken for
+        public: what it took to make them, in another process, is not added.
 
         ===========================================  ==============================================
         what happens                                 result
@@ -59,7 +60,7 @@ class TrainPrivately(PrivateHooks):
         no release for a batch, or two               PrivacyError
         nobody drawn                                 noise is released and charged all the same
         resumed from a checkpoint                    goes on in its ledger; lost steps stay charged
-        fit again without a checkpoint               PrivacyError
+        fit again without a checkpoint, or a copy    PrivacyError
         ===========================================  ==============================================
 
     Example:

@@ -60,7 +60,7 @@ class VideoDataModule(pl.LightningDataModule):
         self.batch_size = positive_int("data.batch_size", batch_size)
         self.eval_batch_size = positive_int("data.eval_batch_size", eval_batch_size)
         self.num_workers = positive_int("data.num_workers", num_workers, low=0)
-        self._ready = False
+        self._ready = self._agreed = False
 
     @abstractmethod
     def prepare_sets(self) -> None:
@@ -77,12 +77,11 @@ class VideoDataModule(pl.LightningDataModule):
         Raises:
             DataError: if the data is missing, damaged or empty, or processes do not find the same.
         """
-        if self._ready:
-            return
-        self.prepare_sets()
-        if not len(self.train_set):
-            raise DataError(f"{type(self).__name__} found no training clips. Look at its path and split settings.")
-        self._ready = True
+        if not self._ready:
+            self.prepare_sets()
+            if not len(self.train_set):
+                raise DataError(f"{type(self).__name__} found no training clips. Look at its path and split settings.")
+            self._ready = True
         self._refuse_disagreement()
 
     def identity(self) -> Mapping[str, object]:
@@ -191,8 +190,10 @@ class VideoDataModule(pl.LightningDataModule):
         return DataLoader(records, sampler=batches, batch_size=None, num_workers=self.num_workers)
 
     def _refuse_disagreement(self) -> None:
-        if self.trainer is None or self.trainer.world_size == 1:
+        # A collective. Whoever set up one process before there was a Trainer did not take part in it yet.
+        if self._agreed or self.trainer is None or self.trainer.world_size == 1:
             return
+        self._agreed = True
         mine, strategy = self.fingerprint(), self.trainer.strategy
         if not strategy.reduce_boolean_decision(strategy.broadcast(mine) == mine, all=True):
             raise DataError(

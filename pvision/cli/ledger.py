@@ -12,9 +12,10 @@ from pvision.errors import ConfigError
 if TYPE_CHECKING:
     from pvision.privacy.ledger_reading import LedgerRecord
 
-__all__ = ["find", "show"]
+__all__ = ["beside", "find", "show"]
 
 _NAME = "ledger.jsonl"
+_LEDGERS = "ledger*.jsonl"
 _RUNS = Path("mlruns")
 
 
@@ -41,21 +42,20 @@ def find(run: str) -> Path:
     """Return the ledger of ``run``.
 
     Args:
-        run: a run's folder, a ledger, a checkpoint, or the id or name of an MLflow run in ``mlruns``.
+        run: a run's folder, a ledger, a checkpoint or another file of the run, or the id or name of an MLflow run in
+            ``mlruns``.
 
     Raises:
         ConfigError: if nothing or more than one thing is called so.
     """
     path = Path(run)
-    if path.is_dir():
-        return path / _NAME
-    if path.suffix == ".ckpt" and path.is_file():
-        return path.absolute().parent.parent / _NAME
+    if path.is_dir() or (path.is_file() and path.suffix != ".jsonl"):
+        return _only(beside(path), path)
     if path.exists() or path.name == _NAME:
         return path
     folders = [folder for experiment in _RUNS.glob("*") if (folder := experiment / run).is_dir()] or _named(run)
     if len(folders) == 1:
-        return folders[0] / _NAME
+        return _only(beside(folders[0]), folders[0])
     if folders:
         raise ConfigError(
             f"{len(folders)} runs are called {run!r}. Name one by its folder: {', '.join(map(str, folders))}."
@@ -64,6 +64,35 @@ def find(run: str) -> Path:
         f"there is no run {run!r}. Name a run's folder, its {_NAME}, one of its checkpoints, or the id or name of an "
         f"MLflow run, in the folder from which it was started (which holds {_RUNS}/)."
     )
+
+
+def beside(path: Path) -> list[Path]:
+    """Return the ledgers of the run in whose folder, or in whose ``checkpoints``, ``path`` lies; one in most cases."""
+    folder = path if path.is_dir() else path.absolute().parent
+    above = path.suffix == ".ckpt" or folder.name == "checkpoints"
+    inside = sorted(folder.glob(_LEDGERS))
+    return inside or (sorted(folder.absolute().parent.glob(_LEDGERS)) if above else [])
+
+
+def _only(ledgers: list[Path], path: Path) -> Path:
+    if len(ledgers) > 1:  # of runs without a logger, which share a folder
+        raise ConfigError(
+            f"{len(ledgers)} ledgers lie in the folder of {path}. Name one: {', '.join(map(str, ledgers))}."
+        )
+    if ledgers:
+        return ledgers[0]
+    if path.is_dir() and (elsewhere := _told_by_summary(path)):
+        return elsewhere
+    return (path if path.is_dir() else path.absolute().parent.parent if path.suffix == ".ckpt" else path.parent) / _NAME
+
+
+def _told_by_summary(folder: Path) -> Path | None:
+    """Return the ledger that a run continued in another run's folder, as its summary says; None if it is not there."""
+    try:
+        path = Path(json.loads((folder / "summary.json").read_text(encoding="utf-8"))["ledger"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return path if path.is_file() else None
 
 
 def _named(name: str) -> list[Path]:

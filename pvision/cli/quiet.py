@@ -16,13 +16,15 @@ _TOLD_ELSEWHERE = (
     "💡 Tip:",  # advertising
     "Seed set to",  # stands in summary.json
     "Experiment with name",  # "… not found. Creating it." is no event
+    "TPU available",  # who has one knows
 )
 _WARNINGS = (
     # Lightning calls methods of jsonargparse that go in its next major version; the dependency is capped there.
     r"(?s).*(skip_none|add_instantiator|instantiate_classes|JsonargparseDeprecationWarning)",
     # Between Lightning and a newer torch; no user can do anything about it.
     r".*isinstance\(treespec, LeafSpec\)",
-    # Every run has a folder of its own, so a resumed one always says this.
+    # A resumed run says one of these: it goes on in the folder of the run that was cut off, or has one of its own.
+    r"Checkpoint directory .* exists and is not empty",
     r"The dirpath has changed",
     # Data in memory needs no loader processes; who has other data knows data.num_workers.
     r".*does not have many workers",

@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,12 +30,14 @@ __all__ = [
     "default_logger",
     "describe_run",
     "environment",
+    "go_on_in_the_run_of",
     "mlflow_settings",
     "refusing_store",
 ]
 
 ROOT = "mlruns"
 _SQLITE = "sqlite:///"
+_RUN_ID = re.compile(r"[0-9a-f]{32}")
 _LONGEST_REASON = 300
 
 
@@ -87,6 +90,36 @@ def describe_run(settings: Namespace, *, name: str | None) -> None:
     database = _database(settings)
     if database is not None:
         settings.tracking_uri = f"{_SQLITE}{database.absolute()}"
+
+
+def go_on_in_the_run_of(checkpoint: str, settings: Namespace, *, root: Path) -> None:
+    """Let a resumed run be the MLflow run that was cut off, if the store and the experiment are still the same.
+
+    A run that ended well stays as it is: what goes on from it is a run of its own.
+
+    Args:
+        checkpoint: from which training goes on.
+        settings: of the MLflow logger; with a ``run_id`` they are left alone.
+        root: the folder in which runs keep their files.
+    """
+    folder = Path(checkpoint).absolute().parent.parent
+    database = _database(settings)
+    if settings.run_id or not _RUN_ID.fullmatch(folder.name) or (database is not None and not database.is_file()):
+        return
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    client = MlflowClient(settings.tracking_uri)
+    try:
+        run = client.get_run(folder.name).info
+        experiment = client.get_experiment(run.experiment_id)
+    except MlflowException:
+        return  # of another store
+    here = Path(root, run.experiment_id, run.run_id).resolve() == folder.resolve()
+    same = run.lifecycle_stage == "active" and experiment.name == settings.experiment_name
+    if here and same and run.status != "FINISHED":
+        settings.run_id = run.run_id
+        client.update_run(run.run_id, status="RUNNING")
 
 
 def check_store(settings: Namespace) -> None:

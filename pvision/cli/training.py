@@ -22,13 +22,14 @@ import pvision.modules  # noqa: F401  # as above
 from pvision.callbacks import PrivacyAccounting
 from pvision.callbacks.prediction_writer import PredictionWriter
 from pvision.callbacks.run_summary import RunSummary
-from pvision.cli import tracking
+from pvision.cli import early, tracking
 from pvision.cli.checkpoint_io import SafeCheckpointIO, check_fits, read_checkpoint
 from pvision.cli.messages import explain
 from pvision.cli.parser import Parser, SettingsError
 from pvision.cli.quiet import less_noise
 from pvision.cli.refusing import from_worker, refusing, refusing_constructors
 from pvision.errors import ConfigError, UserError
+from pvision.modules.private_classifier import PrivateClassifier
 from pvision.training.run_files import is_trial
 
 __all__ = ["TrainingCLI", "run"]
@@ -174,6 +175,8 @@ class TrainingCLI(LightningCLI):
         plugins = list(given) if isinstance(given, list) else [given]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             plugins.append(SafeCheckpointIO())
+        if isinstance(self.model, PrivateClassifier):
+            kwargs["use_distributed_sampler"] = False  # batches are shared out by the mechanism
         return super().instantiate_trainer(plugins=plugins, **kwargs)
 
     def _check(self) -> None:
@@ -183,10 +186,16 @@ class TrainingCLI(LightningCLI):
         with refusing("--data", OSError):
             self.datamodule.prepare_data()
             self.datamodule.setup(str(self.subcommand))
+        if self.subcommand == "fit":
+            early.check_fit(self.trainer, self.model)
         if isinstance(self.model, ChecksData):
             self.model.check(self.datamodule)
         if self._checkpoint is not None:
-            check_fits(self._checkpoint, self.model, path=str(self._settings.ckpt_path))
+            path = str(self._settings.ckpt_path)
+            early.check_checkpoint(self._checkpoint, self.model)
+            check_fits(self._checkpoint, self.model, path=path)
+            if self.subcommand == "fit":
+                early.check_resumption(path, self.model)
             self._checkpoint = None
 
     def _open_loggers(self, settings: Any) -> list[Logger]:
@@ -199,6 +208,9 @@ class TrainingCLI(LightningCLI):
             if self.trainer.global_rank == 0:
                 tracking.announce_set_up(mlflow)
             tracking.describe_run(mlflow, name=self._settings.run_summary.name)
+            if self.trainer.global_rank == 0 and self.subcommand == "fit" and self._settings.ckpt_path:
+                root, checkpoint = self.trainer.default_root_dir, str(self._settings.ckpt_path)
+                tracking.go_on_in_the_run_of(checkpoint, mlflow, root=Path(root))
         parser = self._parser(self.subcommand)
         opened = parser.instantiate_classes(config, instantiate_groups=False).trainer.logger
         loggers = list(opened) if isinstance(opened, list) else [opened]

@@ -126,6 +126,7 @@ class MaskDP(PrivateClassifier):
 
     def private_loader(self, data: TrainingData) -> Iterable[Any]:
         """Return the head's inputs in the mechanism's batches; features are computed once."""
+        batches = self.start_mechanism(data).batches
         was_training = self.training
         self.eval()
         if not self.head.projection.any():  # after a resumption it is the checkpoint's
@@ -136,7 +137,6 @@ class MaskDP(PrivateClassifier):
         if self._average_state is not None:
             self._average.load_state_dict(self._average_state, like=self.head.weight)
             self._average_state = None
-        batches = self.start_mechanism(data).batches
         return PrivateLoader(DataLoader(records, sampler=batches, batch_size=None))
 
     def private_step(self, batch: "HeadBatch") -> None:

@@ -19,6 +19,7 @@ from pvision.modules.video_classifier import TrainingData, VideoClassifier
 from pvision.privacy import GaussianMechanism, PrivacyReport, PrivacySpec, Units, protected_units
 from pvision.training import refuse_unnoised_logging, refuse_unsafe_optimizers, refuse_unsafe_trainer
 from pvision.training.run_ledger import RunLedger
+from pvision.training.spent_weights import have_spent, note_spending
 
 __all__ = ["PrivateClassifier"]
 
@@ -103,10 +104,11 @@ class PrivateClassifier(VideoClassifier):
         if stage != "fit":
             return
         refuse_unsafe_trainer(self.trainer, self)
-        if self.privacy_steps:
+        if self.privacy_steps or (self.trainer.ckpt_path is None and have_spent(self)):
+            source = f"{self.privacy_steps} private steps" if self.privacy_steps else "the private steps of another run"
             raise PrivacyError(
-                f"These weights come from {self.privacy_steps} private steps, which a second training would not count. "
-                "Start anew from a module that was not trained, or resume the run from its checkpoint."
+                f"These weights come from {source}, which a second training would not count. Start anew from a network "
+                "that was not trained privately, or resume the run from its checkpoint."
             )
 
     def configure_callbacks(self) -> Sequence[Callback]:
@@ -124,9 +126,14 @@ class PrivateClassifier(VideoClassifier):
             self.trainer,
             self.privacy,
             num_units=self.protected_units(data).count,
-            # Whoever knows all other names could confirm the last one, and in many data sets with it a label.
-            fingerprint=data.fingerprint(names=self.privacy.label == "public" and self.privacy.mechanism != "dp_sgd"),
+            fingerprint=data.fingerprint(names=self._names_are_public()),
         )
+
+    def _names_are_public(self) -> bool:
+        # Whoever knows all other names could confirm the last one, and in many data sets with it a label. Fixed batches
+        # hide nobody's existence, and need the order of names: it decides whose turn it is.
+        hides_existence = self.privacy.mechanism == "dp_sgd" and self.privacy.sampling != "deterministic"
+        return self.privacy.label == "public" and not hides_existence
 
     def _noisy_optimizers(self) -> list[Any]:
         optimizers = self.optimizers()
@@ -144,11 +151,22 @@ class PrivateClassifier(VideoClassifier):
     def close_ledger(self) -> None:
         """Give back reserved steps that did not run; done when fit ends, by an exception too."""
         self._ledger.close()
+        if self.privacy_steps:
+            note_spending(self)
 
     # Noisy steps
 
     def start_mechanism(self, data: TrainingData) -> GaussianMechanism:
-        """Return the mechanism of this run, made for the training records."""
+        """Return the mechanism of this run, made for the training records.
+
+        Raises:
+            PrivacyError: outside of fit, where no ledger would charge its releases, and its count would begin anew.
+        """
+        if not self._ledger.is_open:
+            raise PrivacyError(
+                "The private training loader exists during fit only, which counts what it releases. To look at the "
+                "training clips, use data.two_view_loader()."
+            )
         self.mechanism = GaussianMechanism(
             self.privacy,
             num_records=len(data.train_set),

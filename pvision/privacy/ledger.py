@@ -33,6 +33,7 @@ class PrivacyLedger:
 
     Attributes:
         path: the file; None if the ledger lives in memory only.
+        spec: the privacy statement that it charges.
 
     Guarantee:
         Whatever ends the process, the steps that the file charges are at least those for which `charge` returned.
@@ -51,10 +52,16 @@ class PrivacyLedger:
     """
 
     def __init__(
-        self, record: LedgerRecord, *, file: LedgerFile | None, lock: LedgerLock | None, path: Path | None
+        self,
+        record: LedgerRecord,
+        spec: PrivacySpec,
+        *,
+        file: LedgerFile | None,
+        lock: LedgerLock | None,
+        path: Path | None,
     ) -> None:
         self.path = path
-        self._spec, self._header = record.spec, record.header
+        self.spec, self._header = spec, record.header
         self._end, self._charged = record.mark(), record.charged
         self._file, self._lock = file, lock
         self._pid = os.getpid()
@@ -96,7 +103,7 @@ class PrivacyLedger:
         }
         line, _ = encode(ROOT_HASH, header)
         if path is None:
-            return cls._opened(parse_ledger(line, path=Path("in memory")), path=None, lock=None, mark=None)
+            return cls._opened(parse_ledger(line, path=Path("in memory")), spec, path=None, lock=None, mark=None)
         make_folder(path)
         lock = LedgerLock(path)
         try:
@@ -106,7 +113,7 @@ class PrivacyLedger:
                     "a checkpoint of that run, or start in another folder."
                 )
             create_whole(path, line)
-            return cls._opened(parse_ledger(line, path=path), path=path, lock=lock, mark=None)
+            return cls._opened(parse_ledger(line, path=path), spec, path=path, lock=lock, mark=None)
         except BaseException:
             lock.release()
             raise
@@ -146,17 +153,23 @@ class PrivacyLedger:
             check_same_run(record, spec, num_records=num_records, fingerprint=fingerprint, path=path)
             if mark is not None:
                 check_mark(record, mark, path=path)
-            return cls._opened(record, path=path, lock=lock, mark=mark)
+            return cls._opened(record, spec, path=path, lock=lock, mark=mark)
         except BaseException:
             lock.release()
             raise
 
     @classmethod
     def _opened(
-        cls, record: LedgerRecord, *, path: Path | None, lock: LedgerLock | None, mark: LedgerMark | None
+        cls,
+        record: LedgerRecord,
+        spec: PrivacySpec,
+        *,
+        path: Path | None,
+        lock: LedgerLock | None,
+        mark: LedgerMark | None,
     ) -> Self:
         file = None if path is None else LedgerFile(path)
-        ledger = cls(record, file=file, lock=lock, path=path)
+        ledger = cls(record, spec, file=file, lock=lock, path=path)
         seen = None if mark is None else {"length": mark.length, "hash": mark.hash}
         try:
             if record.tail:  # on the same line, so that no crash leaves a broken line that looks complete
@@ -197,14 +210,14 @@ class PrivacyLedger:
         self._unused -= 1
 
     def _reserve(self) -> None:
-        left = self._spec.steps - self._charged
+        left = self.spec.steps - self._charged
         if left <= 0:
             raise PrivacyError(
-                f"All {self._spec.steps} steps of the privacy statement are charged, those lost in crashes among them, "
+                f"All {self.spec.steps} steps of the privacy statement are charged, those lost in crashes among them, "
                 "so no further step is released. Stop here; more steps need a new run with a larger privacy.steps."
             )
         steps = min(int(self._header["block"]), left)
-        noise = {"noise_multiplier": self._header["noise_multiplier"], "sample_rate": self._spec.sample_rate}
+        noise = {"noise_multiplier": self._header["noise_multiplier"], "sample_rate": self.spec.sample_rate}
         self._append({"kind": "reserve", "steps": steps, **noise}, charged=self._charged + steps, unused=steps)
 
     def settle(self) -> None:

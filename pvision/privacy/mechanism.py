@@ -81,6 +81,11 @@ class GaussianMechanism:
         self.ranks = ranks or Ranks()
         self.units = protected_units(spec, num_records=num_records, units=units, population=population)
         self._ledger = ledger or PrivacyLedger.create(None, spec, num_records=self.units.count)
+        if self._ledger.spec != spec:
+            raise PrivacyError(
+                "The ledger was opened for another privacy statement, and would charge other releases than these. Open "
+                "it with the statement of the mechanism."
+            )
         self.steps = self.ranks.count_of_first(self._ledger.spent)
         self.nonfinite = 0
         self.batches = self._batches()
@@ -128,6 +133,7 @@ class GaussianMechanism:
         self._add_clipped(total, gradients, index)
         # Charged before the noisy sum exists: an interrupted release counts.
         if self.ranks.first:
+            self._check_alone()
             self._ledger.charge()
         self.steps += 1
         self.batches.spent = self.steps
@@ -136,6 +142,14 @@ class GaussianMechanism:
             for value in total.values():
                 value += scale * self._noise.normal(value)
         return drawn
+
+    def _check_alone(self) -> None:
+        """Refuse to release beside another mechanism, or a copy of this one: each would count only its own steps."""
+        if self._ledger.spent != self.steps:
+            raise PrivacyError(
+                f"The ledger has charged {self._ledger.spent} releases, of which this mechanism knows {self.steps}: "
+                "another one, or a copy, releases beside it. Use one mechanism for one ledger."
+            )
 
     def _batches(self) -> PrivateBatches:
         spec = self.spec

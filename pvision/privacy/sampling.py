@@ -179,7 +179,7 @@ class FixedBatches(PrivateBatches):
         ranks: as for `PrivateBatches`; torch's default process group if None.
 
     Guarantee:
-        After n releases, lost ones included, every unit took part in at most ⌈n · sample_rate⌉.
+        After n releases, lost ones included, every unit took part in at most ⌈n / R⌉, R batches being a round.
     """
 
     def __init__(self, units: Units, *, sample_rate: float, steps: int, ranks: Ranks | None = None) -> None:

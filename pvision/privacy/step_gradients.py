@@ -87,7 +87,8 @@ class StepGradients:
         def loss(parameters: Notes, full: list[Tensor], public: list[Tensor]) -> tuple[Tensor, Notes]:
             value, noted = self._one.of(parameters | buffers, _record(piece, full, size))
             if redacted is not None:
-                value = value - self._one.of(parameters | buffers, _record(redacted, public, size))[0]
+                residual = value - self._one.of(parameters | buffers, _record(redacted, public, size))[0]
+                value = residual * _differ(full, public)
             return value, noted
 
         # In one view, chance may differ from record to record; with two, both would have to draw the same.
@@ -110,9 +111,12 @@ class StepGradients:
         rows, notes = [], []
         for index in range(size):
             before = _chance()
-            value, noted = self._one.of(trained | buffers, _only(piece, index, size))
+            full = _only(piece, index, size)
+            value, noted = self._one.of(trained | buffers, full)
             if redacted is not None:
-                value = value - self._one.of(trained | buffers, _only(redacted, index, size))[0]
+                public = _only(redacted, index, size)
+                residual = value - self._one.of(trained | buffers, public)[0]
+                value = residual * _differ(tensors_of(full), tensors_of(public))
                 _check_chance(before)
             rows.append(_gradient(value, trained))
             notes.append(noted)
@@ -167,6 +171,11 @@ def _record(batch: Any, rows: list[Tensor], size: int) -> Any:
 
 def _only(batch: Any, index: int, size: int) -> Any:
     return rows_of(batch, slice(index, index + 1), records=size)
+
+
+def _differ(full: list[Tensor], public: list[Tensor]) -> Tensor:
+    """Return whether a record's two views differ: where not, its residual is to be 0 to the last bit."""
+    return torch.stack([(one != other).any() for one, other in zip(full, public, strict=True)]).any()
 
 
 def _gradient(value: Tensor, trained: Notes) -> Notes:

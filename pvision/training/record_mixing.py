@@ -84,7 +84,7 @@ def mixes_records(collate: Callable[[list[Any]], Any], items: Sequence[Any]) -> 
 
     Returns:
         Whether a record's rows, their shape included, depend on its neighbour. Values that are no tensors or numbers
-        are compared if they can be; a tensor without a row for each record is not judged.
+        are compared if they can be, those of the whole batch too; a tensor without a row for each record is not judged.
 
     Raises:
         ConfigError: if there are fewer than two items.
@@ -149,6 +149,8 @@ def _rows(batch: Any, place: int, size: int) -> list[Any]:
         return [batch[place]] if batch.ndim and len(batch) == size else []
     if isinstance(batch, list | tuple) and len(batch) == size:
         return [batch[place]]
+    if isinstance(batch, str | int | float):  # of the whole batch: every record sees it
+        return [batch]
     if isinstance(batch, Mapping):
         parts: Iterable[Any] = batch.values()
     else:

@@ -26,6 +26,8 @@ class RunLedger:
         """The open ledger, on rank 0."""
         self.path: Path | None = None
         """Where it lies, also after it was closed; None in memory."""
+        self.is_open = False
+        """Whether a run goes on; on every rank."""
         self._mark: LedgerMark | None = None
         self._resumed: Path | None = None
 
@@ -47,9 +49,11 @@ class RunLedger:
             raise refusal
         if refused:
             raise PrivacyError("Rank 0 could not open the privacy ledger; its own message says why.")
+        self.is_open = True
 
     def close(self) -> None:
         """Give back what was reserved and did not run, and let others write."""
+        self.is_open = False
         if self.ledger is not None:
             ledger, self.ledger = self.ledger, None
             self._mark = ledger.mark()
@@ -58,7 +62,11 @@ class RunLedger:
     def state(self) -> dict[str, Any] | None:
         """Return what a checkpoint must keep, as plain values."""
         mark = self.ledger.mark() if self.ledger is not None else self._mark
-        return None if mark is None else mark._asdict()
+        return (
+            None
+            if mark is None
+            else {**mark._asdict(), "path": None if self.path is None else str(self.path.absolute())}
+        )
 
     def load(self, state: dict[str, Any] | None, *, checkpoint: Path | None) -> None:
         """Take from a checkpoint which ledger is to be continued.
@@ -71,8 +79,9 @@ class RunLedger:
                 "The checkpoint names no privacy ledger (a fast_dev_run keeps none), so what its run has spent is "
                 "unknown. Start anew, without --ckpt_path."
             )
-        self._mark = LedgerMark(**state)
-        self._resumed = _ledger_of(checkpoint, self._mark)
+        was = state.get("path")
+        self._mark = LedgerMark(id=state["id"], length=state["length"], hash=state["hash"])
+        self._resumed = _ledger_of(checkpoint, self._mark, was=None if was is None else Path(was))
 
     def _opened(self, trainer: pl.Trainer, spec: PrivacySpec, *, num_units: int, fingerprint: str) -> PrivacyLedger:
         if self._resumed is not None:
@@ -92,11 +101,18 @@ def _free(folder: Path) -> Path:
     return path
 
 
-def _ledger_of(checkpoint: Path, mark: LedgerMark) -> Path:
-    """Return the ledger with the mark's id beside the checkpoint or its folder; the usual path if there is none."""
-    for folder in (checkpoint.absolute().parent.parent, checkpoint.absolute().parent):
-        for path in sorted(folder.glob("ledger*.jsonl")):
-            with path.open(encoding="utf-8", errors="replace") as file:
-                if mark.id in file.readline():
-                    return path
-    return checkpoint.absolute().parent.parent / _NAME
+def _ledger_of(checkpoint: Path, mark: LedgerMark, *, was: Path | None) -> Path:
+    """Return the ledger with the mark's id: beside the checkpoint or its folder, which may have moved, or where it was.
+
+    A resumed run writes its checkpoints into a folder of its own, and charges in the first run's. If none is found,
+    the usual path is returned.
+    """
+    usual = checkpoint.absolute().parent.parent
+    beside = [
+        path for folder in (usual, usual / checkpoint.parent.name) for path in sorted(folder.glob("ledger*.jsonl"))
+    ]
+    for path in [*beside, *([was] if was is not None and was.is_file() else [])]:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            if mark.id in file.readline():
+                return path
+    return usual / _NAME

@@ -283,6 +283,17 @@ def test_a_fresh_network_begins_a_ledger_of_its_own(fit, tmp_path):
     assert len(list(tmp_path.rglob("ledger*.jsonl"))) == 2
 
 
+@pytest.mark.parametrize("trial", [False, 2])
+def test_a_trained_network_in_another_module_is_not_trained_again(fit, tmp_path, trial):
+    """Its steps, also those of a trial, would be in no ledger that the second run knows of."""
+    first, second = Own(), Own()
+    fit(first, accounting(), fast_dev_run=trial)
+    second.network = first.network
+    with pytest.raises(PrivacyError, match="trained privately already"):
+        fit(second, accounting(), default_root_dir=tmp_path / "second")
+    assert not (tmp_path / "second").exists()
+
+
 # Refusals
 
 

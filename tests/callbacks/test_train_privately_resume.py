@@ -1,5 +1,6 @@
 """Runs that stop, crash and go on: ε is never below what was released."""
 
+import copy
 import os
 import shutil
 import signal
@@ -229,3 +230,36 @@ def test_a_trial_run_leaves_no_ledger(tmp_path: Path) -> None:
     private = fit(Own(), tmp_path, fast_dev_run=True)
     assert private.privacy_steps == 1
     assert not list(tmp_path.rglob("*.jsonl"))
+
+
+def test_a_copy_of_a_trained_module_and_its_network_in_another_one_are_not_trained_again(tmp_path: Path) -> None:
+    module = Own()
+    fit(module, tmp_path / "first")
+    other = Own()
+    other.network = module.network
+    for again in (copy.deepcopy(module), other):
+        with pytest.raises(PrivacyError, match="trained privately already"):
+            fit(again, tmp_path / "second")
+
+
+@pytest.mark.filterwarnings("ignore:The number of training batches:UserWarning")
+def test_units_that_take_turns_may_not_change_places_before_a_resumption(tmp_path: Path) -> None:
+    turns = statement(sampling="deterministic", unit="subject")
+    names = [str(position % 8) for position in range(24)]
+
+    def train(order: list[str], folder: Path, **options: Any) -> None:
+        private = TrainPrivately(turns)
+        trainer = pl.Trainer(
+            callbacks=[private, ModelCheckpoint(every_n_train_steps=2, save_top_k=-1, filename="{step}")],
+            logger=CSVLogger(folder),
+            accelerator="cpu",
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            max_epochs=100,
+        )
+        trainer.fit(Own(), private.loader(records(), units=order), **options)
+
+    train(names, tmp_path / "first")
+    (checkpoint,) = (tmp_path / "first").rglob("step=4.ckpt")
+    with pytest.raises(LedgerMismatch, match="data was"):
+        train(names[::-1], tmp_path / "second", ckpt_path=checkpoint)

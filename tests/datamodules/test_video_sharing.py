@@ -129,6 +129,14 @@ def test_processes_that_found_other_clips_are_refused():
         share(Numbers(29, names=[f"{n}.mp4" for n in range(29)]), 1, 2, first).setup()
 
 
+def test_a_process_that_was_set_up_before_it_had_a_trainer_takes_part_in_the_agreement():
+    """Otherwise the others, which were not, would wait for it for ever."""
+    first = ready(names=[f"{n}.mp4" for n in range(30)]).fingerprint()
+    data = ready(29, names=[f"{n}.mp4" for n in range(29)])
+    with pytest.raises(DataError, match="found different training clips"):
+        share(data, 1, 2, first).setup()
+
+
 # Fingerprints
 
 

@@ -22,8 +22,18 @@ def start(kind, folder, devices, *options):
     folder.mkdir(exist_ok=True)
     command = [sys.executable, str(SCRIPT), kind, str(folder), str(devices), *options]
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        preexec_fn=attend,
     )
+
+
+def attend():
+    """Take Ctrl-C as a process at a terminal does; one in the background, as tests may be, ignores it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def finish(process, timeout=240):

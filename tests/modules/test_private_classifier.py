@@ -46,7 +46,7 @@ def test_a_checkpoint_holds_tensors_and_plain_values_only(kind, build, clips, fi
     path = checkpoint_of(build(kind), clips, fit, tmp_path / "trained.ckpt")
     checkpoint = torch.load(path, weights_only=True)
     assert checkpoint["privacy_progress"]["steps"] == 6
-    assert set(checkpoint["privacy_progress"]["ledger"]) == {"id", "length", "hash"}
+    assert set(checkpoint["privacy_progress"]["ledger"]) == {"id", "length", "hash", "path"}
     assert checkpoint["privacy_statement"]["noise_multiplier"] == 8.0
 
 

@@ -85,6 +85,14 @@ def resume(clips, trainer, tmp_path):
     return run
 
 
+@pytest.fixture
+def attended():
+    """Take Ctrl-C as a process at a terminal does; one in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def last_checkpoint(folder):
     return max((folder / "checkpoints").glob("*.ckpt"), key=lambda path: int(path.stem.removeprefix("step=")))
 
@@ -101,7 +109,7 @@ def test_an_exception_settles_the_ledger_and_the_count_is_exact(kind, build, beg
 
 
 @pytest.mark.parametrize(("how", "raised"), [(signal.SIGTERM, SIGTERMException), (signal.SIGINT, SystemExit)])
-def test_a_signal_settles_the_ledger(build, begin, tmp_path, how, raised):
+def test_a_signal_settles_the_ledger(build, begin, tmp_path, attended, how, raised):
     with pytest.raises(raised):
         begin(build("dp_sgd"), stops=Stops(3, how))
     assert 3 <= read_ledger(tmp_path / "ledger.jsonl").charged <= 4
@@ -146,6 +154,21 @@ def test_resuming_twice_charges_both(build, begin, resume, tmp_path):
         with pytest.raises(PowerCutError):
             resume(build("dp_sgd"), stops=Stops(charged))
         assert read_ledger(tmp_path / "ledger.jsonl").charged == charged
+
+
+def test_a_resumed_run_is_resumed_from_its_own_checkpoint(build, begin, resume, tmp_path):
+    """Its checkpoints lie in its own folder, its ledger where the first run began it."""
+    with pytest.raises(PowerCutError):
+        begin(build("dp_sgd"), stops=Stops(3))
+    second = tmp_path / "second"
+    with pytest.raises(PowerCutError):
+        resume(build("dp_sgd"), stops=Stops(6))
+    (second / "checkpoints").mkdir(parents=True)
+    last = max((tmp_path / "again").glob("*.ckpt"), key=lambda path: progress_of(path)["steps"])
+    last.rename(second / "checkpoints" / "step=6.ckpt")
+    third = resume(build("dp_sgd"), folder=second)
+    assert third.privacy_steps == read_ledger(tmp_path / "ledger.jsonl").charged == STEPS
+    assert not list(second.glob("**/ledger*"))
 
 
 def test_no_noise_is_used_twice(build, begin, resume, tmp_path):

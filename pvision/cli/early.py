@@ -1,0 +1,63 @@
+"""What private training would refuse once it runs, refused while nothing is written."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+
+from pvision.callbacks import PrivacyAccounting
+from pvision.cli import ledger
+from pvision.errors import LedgerBusy
+from pvision.modules.private_classifier import PrivateClassifier
+from pvision.modules.video_classifier import VideoClassifier
+from pvision.privacy import read_ledger
+from pvision.privacy.ledger_lock import writer_of
+from pvision.training import refuse_unsafe_trainer
+
+__all__ = ["check_checkpoint", "check_fit", "check_resumption"]
+
+
+def check_fit(trainer: Trainer, model: LightningModule) -> None:
+    """Refuse settings under which ``model`` could not be trained privately; others are left alone.
+
+    Raises:
+        UserError: naming the setting and the remedy.
+    """
+    if isinstance(model, PrivateClassifier):
+        refuse_unsafe_trainer(trainer, model)
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # missing in the Trainer's stubs
+        if isinstance(callback, PrivacyAccounting):
+            callback.check(model)
+
+
+def check_checkpoint(checkpoint: dict[str, Any], model: LightningModule) -> None:
+    """Refuse weights that were made under another privacy statement than that of ``model``.
+
+    Raises:
+        PrivacyError: naming what differs.
+    """
+    if isinstance(model, VideoClassifier):
+        VideoClassifier.on_load_checkpoint(model, checkpoint)  # of this class, which compares and keeps nothing
+
+
+def check_resumption(path: str, model: LightningModule) -> None:
+    """Refuse to go on from the checkpoint at ``path`` if its run's ledger is broken or in use; say if it is used up.
+
+    Raises:
+        PrivacyError: naming the ledger.
+    """
+    if not isinstance(model, PrivateClassifier):
+        return
+    found = ledger.beside(Path(path))
+    if len(found) != 1:
+        return  # none, or several of runs without a logger: the module knows which it looks for
+    record = read_ledger(found[0])
+    if writer := writer_of(found[0]):
+        raise LedgerBusy(f"{found[0]} is being written by {writer}. Wait until that run has ended, or stop it.")
+    if record.charged >= record.spec.steps:
+        print(
+            f"pvision: all {record.spec.steps} noisy steps are charged in {found[0]}, so no further one is taken; "
+            "what comes out are the checkpoint's weights.",
+            file=sys.stderr,
+        )
