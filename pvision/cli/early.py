@@ -12,7 +12,7 @@ from pvision.errors import LedgerBusy
 from pvision.modules.private_classifier import PrivateClassifier
 from pvision.modules.video_classifier import VideoClassifier
 from pvision.privacy import read_ledger
-from pvision.privacy.ledger_lock import writer_of
+from pvision.privacy.ledger.lock import writer_of
 from pvision.training import refuse_unsafe_trainer
 
 __all__ = ["check_checkpoint", "check_fit", "check_resumption"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pvision.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pvision.privacy.ledger_reading import LedgerRecord
+    from pvision.privacy.ledger.reading import LedgerRecord
 
 __all__ = ["beside", "find", "show"]
 
@@ -31,8 +31,8 @@ def show(run: str, *, as_json: bool = False) -> str:
         PrivacyError: if its ledger is missing, was edited, or is of a newer pvision.
     """
     path = find(run)  # before torch is loaded, which a misspelt name need not wait for
-    from pvision.privacy.ledger_lock import writer_of
-    from pvision.privacy.ledger_reading import read_ledger
+    from pvision.privacy.ledger.lock import writer_of
+    from pvision.privacy.ledger.reading import read_ledger
 
     facts = _facts(read_ledger(path), path=path, writer=writer_of(path))
     return json.dumps(facts, indent=2) if as_json else _text(facts)

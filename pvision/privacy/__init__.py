@@ -10,8 +10,8 @@ from pvision.privacy.gradients import (
     residual_loss,
 )
 from pvision.privacy.ledger import PrivacyLedger
-from pvision.privacy.ledger_lines import LedgerMark
-from pvision.privacy.ledger_reading import LedgerRecord, ledger_report, read_ledger
+from pvision.privacy.ledger.lines import LedgerMark
+from pvision.privacy.ledger.reading import LedgerRecord, ledger_report, read_ledger
 from pvision.privacy.mechanism import GaussianMechanism, protected_units
 from pvision.privacy.ranks import Ranks
 from pvision.privacy.redaction import Redaction, resample_mask

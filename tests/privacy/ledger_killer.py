@@ -13,9 +13,9 @@ import sys
 import time
 from pathlib import Path
 
-from pvision.privacy import ledger_file
 from pvision.privacy.ledger import PrivacyLedger
-from pvision.privacy.ledger_reading import read_ledger
+from pvision.privacy.ledger import file as ledger_file
+from pvision.privacy.ledger.reading import read_ledger
 from pvision.privacy.spec import PrivacySpec
 
 __all__ = ["main"]

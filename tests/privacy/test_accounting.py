@@ -10,7 +10,9 @@ from dp_accounting.rdp.rdp_privacy_accountant import RdpAccountant
 from scipy.special import log_ndtr
 
 from pvision.errors import ConfigError
-from pvision.privacy import accounting, accounting_grid, affordable_steps, epsilon, noise_multiplier_for
+from pvision.privacy import affordable_steps, epsilon, noise_multiplier_for
+from pvision.privacy.accounting import epsilons as accounting
+from pvision.privacy.accounting import grid as accounting_grid
 
 RELATIONS = {
     "zero_out": NeighboringRelation.REPLACE_SPECIAL,

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from pvision.errors import ConfigError
-from pvision.privacy import accounting_exact, affordable_steps, epsilon, noise_multiplier_for
-from pvision.privacy.accounting import batches_per_cycle
-from pvision.privacy.accounting_exact import gaussian_epsilon, revealed_poisson_epsilon
+from pvision.privacy.accounting import affordable_steps, batches_per_cycle, epsilon, noise_multiplier_for
+from pvision.privacy.accounting import exact as accounting_exact
+from pvision.privacy.accounting.exact import gaussian_epsilon, revealed_poisson_epsilon
 
 # Batches of at most so many of 10,000 records; sample_rate 0.0256, noise 1, 781 steps, δ 1e-5, on a grid of 1e-3.
 TRUNCATED = [(256, 21.79), (282, 10.05), (307, 5.490), (320, 4.581), (333, 4.517), (346, 4.5146), (384, 4.5146)]

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from pvision.errors import ConfigError, LedgerMismatch, LedgerTampered, PrivacyError
-from pvision.privacy import ledger_file
 from pvision.privacy.ledger import PrivacyLedger
-from pvision.privacy.ledger_lines import LedgerMark
-from pvision.privacy.ledger_reading import ledger_report, read_ledger
+from pvision.privacy.ledger import file as ledger_file
+from pvision.privacy.ledger.lines import LedgerMark
+from pvision.privacy.ledger.reading import ledger_report, read_ledger
 
 PATH = Path("run", "ledger.jsonl")
 DATA = {"num_records": 100, "fingerprint": "clips-1"}

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from pvision.errors import LedgerBusy, PrivacyError
-from pvision.privacy import ledger_file
 from pvision.privacy.ledger import PrivacyLedger
-from pvision.privacy.ledger_lock import writer_of
-from pvision.privacy.ledger_reading import read_ledger
+from pvision.privacy.ledger import file as ledger_file
+from pvision.privacy.ledger.lock import writer_of
+from pvision.privacy.ledger.reading import read_ledger
 
 PATH = Path("ledger.jsonl")
 LOCK = Path("ledger.jsonl.lock")

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from pvision.errors import LedgerTampered, PrivacyError
-from pvision.privacy import ledger_file
 from pvision.privacy.ledger import PrivacyLedger
-from pvision.privacy.ledger_lines import ROOT_HASH, encode
-from pvision.privacy.ledger_reading import ledger_report, parse_ledger, read_ledger
+from pvision.privacy.ledger import file as ledger_file
+from pvision.privacy.ledger.lines import ROOT_HASH, encode
+from pvision.privacy.ledger.reading import ledger_report, parse_ledger, read_ledger
 
 PATH = Path("ledger.jsonl")
 DATA = {"num_records": 100, "fingerprint": "clips-1"}

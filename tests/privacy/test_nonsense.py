@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from pvision.errors import ConfigError, UserError
-from pvision.privacy import accounting, affordable_steps, epsilon, noise_multiplier_for
+from pvision.privacy import affordable_steps, epsilon, noise_multiplier_for
+from pvision.privacy.accounting import epsilons as accounting
 
 NO_NUMBER = [
     *(math.nan, math.inf, -math.inf, np.float64("nan"), np.float32("inf")),

@@ -1,6 +1,6 @@
 """ε of repeated Gaussian releases, for every way in which batches are drawn.
 
-This file checks arguments and chooses the computation: `accounting_grid` for secret samples, `accounting_exact` for
+This file checks arguments and chooses the computation: `grid` for secret samples, `exact` for
 batches that are no secret.
 """
 
@@ -11,8 +11,8 @@ from typing import Literal, NamedTuple
 
 from pvision.checks import one_of, open_unit, positive, positive_int, unit_rate
 from pvision.errors import ConfigError
-from pvision.privacy.accounting_exact import gaussian_epsilon, revealed_poisson_epsilon
-from pvision.privacy.accounting_grid import RELATIONS, poisson_epsilon, truncated_poisson_epsilon
+from pvision.privacy.accounting.exact import gaussian_epsilon, revealed_poisson_epsilon
+from pvision.privacy.accounting.grid import RELATIONS, poisson_epsilon, truncated_poisson_epsilon
 
 __all__ = [
     "RELATIONS",

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from pvision.errors import LedgerTampered, PrivacyError
-from pvision.privacy.ledger_lines import FORMAT, ROOT_HASH, LedgerMark, decode
-from pvision.privacy.ledger_tally import Tally
+from pvision.privacy.ledger.lines import FORMAT, ROOT_HASH, LedgerMark, decode
+from pvision.privacy.ledger.tally import Tally
 from pvision.privacy.report import PrivacyReport
 from pvision.privacy.spec import PrivacySpec
 

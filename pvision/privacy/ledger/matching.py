@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from pvision.errors import LedgerMismatch, LedgerTampered
-from pvision.privacy.ledger_lines import LedgerMark
-from pvision.privacy.ledger_reading import LedgerRecord
+from pvision.privacy.ledger.lines import LedgerMark
+from pvision.privacy.ledger.reading import LedgerRecord
 from pvision.privacy.spec import PrivacySpec
 
 __all__ = ["check_mark", "check_same_run"]

@@ -17,12 +17,12 @@ from typing import Any, NoReturn, Self
 from pvision import __version__
 from pvision.checks import positive_int
 from pvision.errors import LedgerMismatch, PrivacyError
-from pvision.privacy.ledger_file import LedgerFile, create_whole, make_folder
-from pvision.privacy.ledger_lines import FORMAT, ROOT_HASH, LedgerMark, encode
-from pvision.privacy.ledger_lock import LedgerLock
-from pvision.privacy.ledger_matching import check_mark, check_same_run
-from pvision.privacy.ledger_reading import LedgerRecord, parse_ledger
-from pvision.privacy.ledger_tally import torn_entry
+from pvision.privacy.ledger.file import LedgerFile, create_whole, make_folder
+from pvision.privacy.ledger.lines import FORMAT, ROOT_HASH, LedgerMark, encode
+from pvision.privacy.ledger.lock import LedgerLock
+from pvision.privacy.ledger.matching import check_mark, check_same_run
+from pvision.privacy.ledger.reading import LedgerRecord, parse_ledger
+from pvision.privacy.ledger.tally import torn_entry
 from pvision.privacy.spec import PrivacySpec
 
 __all__ = ["PrivacyLedger"]

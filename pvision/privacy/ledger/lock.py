@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from pvision.errors import LedgerBusy, PrivacyError
-from pvision.privacy.ledger_file import refused
+from pvision.privacy.ledger.file import refused
 
 if sys.platform == "win32":
     import msvcrt

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from pvision.errors import MissingExtraError
-from pvision.privacy.accounting_exact import gaussian_epsilon
+from pvision.privacy.accounting.exact import gaussian_epsilon
 
 __all__ = ["RELATIONS", "poisson_epsilon", "truncated_poisson_epsilon"]
 
