@@ -30,6 +30,7 @@ from pvision.cli.quiet import less_noise
 from pvision.cli.refusing import from_worker, refusing, refusing_constructors
 from pvision.errors import ConfigError, UserError
 from pvision.modules.private_classifier import PrivateClassifier
+from pvision.modules.video_classifier import VideoClassifier
 from pvision.training.run_files import is_trial
 
 __all__ = ["TrainingCLI", "run"]
@@ -70,6 +71,8 @@ def run(argv: list[str], *, name: str | None) -> int | None:
             if cause is None:
                 raise
             raise UserError(cause) from error
+    if cli.subcommand == "fit" and cli.trainer.is_global_zero and isinstance(cli.model, VideoClassifier):
+        print(cli.model.privacy_report(), file=sys.stderr)
     if cli.summary.path is not None:
         print(cli.summary.path)
     return None

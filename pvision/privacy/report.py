@@ -79,19 +79,25 @@ class PrivacyReport:
 
     def __str__(self) -> str:
         """Return the claim in a few lines, ε of both masked relations and what is not protected among them."""
-        sampled = f"{self.sampling}, rate {self.sample_rate:.4g}" if self.steps else "none yet"
         lines = [
             f"ε {self.epsilon_zero_out:.4g} (content or nothing behind the mask), "
             f"{self.epsilon_replace:.4g} (this content or other), {self.epsilon_add_remove:.4g} (record or none); "
             f"δ {self.delta:.2g}, for one {self.unit}",
-            f"{self.mechanism}: {self.steps} releases (sampling: {sampled}), noise multiplier "
-            f"{self.noise_multiplier:.4g}, clipping bound {self.max_grad_norm:.4g}",
+            f"{self.mechanism}: {self.steps} releases" + self._noised(),
             f"not protected: {self.not_protected}",
         ]
         return "\n".join(
             lines
             if self.private
             else ["NOT PRIVATE: there is no noise, or whoever knows its seed can subtract it", *lines]
+        )
+
+    def _noised(self) -> str:
+        if not self.noise_multiplier:
+            return " with noise"
+        return (
+            f" (sampling: {self.sampling}, rate {self.sample_rate:.4g}), noise multiplier {self.noise_multiplier:.4g}, "
+            f"clipping bound {self.max_grad_norm:.4g}"
         )
 
     def as_dict(self) -> dict[str, str | float | int | bool | None]:

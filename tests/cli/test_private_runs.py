@@ -217,6 +217,23 @@ def test_ledgers_of_runs_without_a_logger_are_told_apart(pvision: Callable) -> N
     assert pvision("ledger", "runs/ledger_2.jsonl").code == 0
 
 
+@pytest.mark.filterwarnings("ignore:NOT PRIVATE:UserWarning")
+@pytest.mark.parametrize(("seed", "private"), [(None, True), (3, False)])
+def test_fit_ends_with_what_may_be_claimed_and_what_may_not(
+    pvision: Callable, config: Path, seed: int | None, private: bool
+) -> None:
+    seeded = [] if seed is None else [f"--model.init_args.privacy.noise_seed={seed}"]
+    code, out, err = pvision("fit", "--config", config, "--trainer.logger=false", *seeded)
+    assert code == 0
+    assert "content or nothing behind the mask" in err
+    assert "not protected: " in err
+    assert ("NOT PRIVATE" not in err) == private
+    assert out.strip().endswith("summary.json")
+    summary = json.loads(Path(out.strip().splitlines()[-1]).read_text(encoding="utf-8"))
+    assert summary["privacy"]["private"] == private
+    assert read_ledger(Path(summary["ledger"])).header["private"] == private
+
+
 @pytest.mark.slow
 def test_two_processes_are_one_run_and_one_refusal(config: Path, tracked: Path) -> None:
     def start(*args: str) -> subprocess.CompletedProcess[str]:
