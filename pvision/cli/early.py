@@ -14,16 +14,19 @@ from pvision.modules.video_classifier import VideoClassifier
 from pvision.privacy import read_ledger
 from pvision.privacy.ledger.lock import writer_of
 from pvision.training import refuse_unsafe_trainer
+from pvision.training.run_files import is_trial
 
 __all__ = ["check_checkpoint", "check_fit", "check_resumption"]
 
 
 def check_fit(trainer: Trainer, model: LightningModule) -> None:
-    """Refuse settings under which ``model`` could not be trained privately; others are left alone.
+    """Refuse settings under which ``model`` could not be trained, or not privately; other models are left alone.
 
     Raises:
         UserError: naming the setting and the remedy.
     """
+    if isinstance(model, VideoClassifier) and not is_trial(trainer):
+        model.check_schedule(trainer)
     if isinstance(model, PrivateClassifier):
         refuse_unsafe_trainer(trainer, model)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]  # missing in the Trainer's stubs

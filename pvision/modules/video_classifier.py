@@ -166,15 +166,22 @@ class VideoClassifier(pl.LightningModule):
         if stage == "fit" and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]  # missing in its stubs
             self._set_schedule()
 
-    def _set_schedule(self) -> None:
-        planned = self.public_epochs + self.private_epochs
-        chosen = self.trainer.max_epochs
+    def check_schedule(self, trainer: pl.Trainer) -> None:
+        """Refuse a Trainer with a schedule of its own.
+
+        Raises:
+            ConfigError: if ``trainer.max_epochs`` contradicts the epochs of this module.
+        """
+        planned, chosen = self.public_epochs + self.private_epochs, trainer.max_epochs
         if chosen not in (*_UNSET_MAX_EPOCHS, planned):
             raise ConfigError(
                 f"trainer.max_epochs is {chosen}, but the schedule has {self.public_epochs} public and "
                 f"{self.private_epochs} private epochs. Leave max_epochs out and set model.public_epochs instead."
             )
-        self.trainer.fit_loop.max_epochs = planned
+
+    def _set_schedule(self) -> None:
+        self.check_schedule(self.trainer)
+        self.trainer.fit_loop.max_epochs = self.public_epochs + self.private_epochs
         # Each phase has its own loader, so Lightning must ask for one in every epoch.
         self.trainer.reload_dataloaders_every_n_epochs = 1  # type: ignore[attr-defined]  # missing in its stubs
 

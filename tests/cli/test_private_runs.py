@@ -81,6 +81,7 @@ def runs(database: Path) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("args", "words"),
     [
+        (["--trainer.max_epochs=7"], "trainer.max_epochs is 7, but the schedule has"),
         (["--trainer.gradient_clip_val=1"], "trainer.gradient_clip_val is 1"),
         (["--trainer.accumulate_grad_batches=2"], "trainer.accumulate_grad_batches is 2"),
         (
