@@ -13,6 +13,7 @@ from pvision.callbacks._opacus_loader import PoissonLoader, draw_in_secret, read
 from pvision.callbacks._opacus_releases import NoisyReleases
 from pvision.errors import PrivacyError
 from pvision.privacy import PrivacyReport, PrivacySpec, Ranks
+from pvision.privacy.spec import Unit
 from pvision.training.run_ledger import RunLedger
 from pvision.training.spent_weights import have_spent, note_spending
 
@@ -33,7 +34,7 @@ class Statement(NamedTuple):
     """
 
     delta: float
-    unit: Literal["clip", "video", "subject"]
+    unit: Unit
     relation: Literal["add_remove", "replace"]
     steps: int | None
 
@@ -94,7 +95,6 @@ class OpacusRun:
         )
         self.privacy_steps = 0
         self._file = RunLedger()
-        self._place: Path | None = None
         self._releases: NoisyReleases | None = None
         _check_delta(statement.delta, loader.num_records)
         _check_scale(optimizer, loader, trainer.world_size)
@@ -106,11 +106,10 @@ class OpacusRun:
             PrivacyError: if the ledger may not be continued, or has nothing left.
         """
         if self._carried is not None or self._resumes:
-            state, checkpoint = _ledger_of(trainer.ckpt_path, self._carried)
-            self._file.load(state, checkpoint=checkpoint)
+            checkpoint = None if trainer.ckpt_path is None else Path(trainer.ckpt_path)
+            self._file.load(None if self._carried is None else self._carried["ledger"], checkpoint=checkpoint)
         self._file.open(trainer, self.privacy, num_units=self.num_records, fingerprint="")
         ledger = self._file.ledger
-        self._place = None if ledger is None else ledger.path
         self.privacy_steps = Ranks().count_of_first(0 if ledger is None else ledger.spent)
         if self.privacy_steps >= self.privacy.steps:
             raise PrivacyError(
@@ -147,10 +146,10 @@ class OpacusRun:
 
     def state(self) -> dict[str, Any] | None:
         """Return what a checkpoint has to carry, as plain values; None where no ledger is kept."""
-        mark = self._file.state()
-        if mark is None or self._place is None:
+        ledger = self._file.state()
+        if ledger is None or self._file.path is None:
             return None
-        return {"mark": mark, "path": str(self._place.resolve()), "steps": self.privacy.steps}
+        return {"ledger": ledger, "steps": self.privacy.steps}
 
     def tell_of_early_end(self, *, limit: int) -> None:
         """Warn if the Trainer came to its end before ``limit`` steps, and how many it took was not public before."""
@@ -191,19 +190,6 @@ class OpacusRun:
         if self._file.ledger is not None:
             self._file.ledger.charge()
         self.privacy_steps += 1
-
-
-def _ledger_of(
-    checkpoint: str | Path | None, carried: dict[str, Any] | None
-) -> tuple[dict[str, Any] | None, Path | None]:
-    """Return the mark to go on from, and a path beside which the ledger lies: the checkpoint's, if it does there."""
-    beside = None if checkpoint is None else Path(checkpoint)
-    if carried is None:
-        return None, beside
-    recorded = Path(carried["path"])
-    if beside is None or not any(beside.absolute().parent.parent.glob("ledger*.jsonl")):
-        beside = recorded.parent / "checkpoints" / "resumed" if recorded.is_file() or beside is None else beside
-    return carried["mark"], beside
 
 
 def _planned_steps(trainer: pl.Trainer, statement: Statement, loader: PoissonLoader, *, before: int | None) -> int:

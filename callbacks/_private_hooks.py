@@ -16,6 +16,7 @@ from pvision.errors import PrivacyError
 from pvision.privacy import PrivacyReport
 from pvision.training import refuse_unsafe_trainer
 from pvision.training.spent_weights import have_spent, note_spending
+from pvision.training.trainer_parts import callbacks_of
 
 __all__ = ["PrivateHooks"]
 
@@ -129,7 +130,7 @@ class PrivateHooks(Callback):
 
     @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not any(isinstance(one, PrivacyAccounting) for one in _callbacks(trainer)):  # which logs the same
+        if not any(isinstance(one, PrivacyAccounting) for one in callbacks_of(trainer)):  # which logs the same
             pl_module.log_dict(released_metrics(self.report()), sync_dist=True)
 
     @override
@@ -176,7 +177,3 @@ class PrivateHooks(Callback):
                 "DataLoader."
             )
         return self._data
-
-
-def _callbacks(trainer: pl.Trainer) -> list[Callback]:
-    return trainer.callbacks  # type: ignore[attr-defined, no-any-return]  # missing in its stubs

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import lightning.pytorch as pl
@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from pvision.training import refuse_unnoised_logging
+from pvision.training.trainer_parts import replaced
 
 __all__ = ["PrivateLog"]
 
@@ -35,20 +36,13 @@ class PrivateLog:
         self._noted: dict[str, Tensor] | None = None
         self._options: dict[str, dict[str, Any]] = {}
 
-    def watch(self) -> AbstractContextManager[None]:
-        """Stand in for the module's own ``log`` while the context lasts."""
-        return self._watching()
-
     @contextmanager
-    def _watching(self) -> Iterator[None]:
-        with ExitStack() as stack:
-            stack.enter_context(
-                refuse_unnoised_logging(
-                    self._trainer, log_unnoised=self._allowed, while_private=lambda: not self._public_records
-                )
-            )
-            self._module.log = self._filtered  # type: ignore[method-assign]
-            stack.callback(lambda: delattr(self._module, "log"))
+    def watch(self) -> Iterator[None]:
+        """Stand in for the module's own ``log`` while the context lasts."""
+        watched = refuse_unnoised_logging(
+            self._trainer, log_unnoised=self._allowed, while_private=lambda: not self._public_records
+        )
+        with watched, replaced(self._module, "log", self._filtered):
             yield
 
     @contextmanager

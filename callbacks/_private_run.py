@@ -22,6 +22,7 @@ from pvision.privacy import GaussianMechanism, PrivacySpec, protected_units
 from pvision.privacy.record_batches import BatchRedaction
 from pvision.training import refuse_unsafe_loader, refuse_unsafe_network, refuse_unsafe_optimizers
 from pvision.training.run_ledger import RunLedger
+from pvision.training.trainer_parts import replaced
 
 __all__ = ["PrivateRun", "Settings"]
 
@@ -81,9 +82,9 @@ class PrivateRun:
         self.step = self._make_step(data, log)
         self._replaced.enter_context(log.watch())
         if self.module.automatic_optimization:
-            self._replace("training_step", self._private_training_step(self.step))
+            self._replaced.enter_context(replaced(self.module, "training_step", self._private_training_step(self.step)))
             return
-        self._replace("manual_backward", _refuse_backward)
+        self._replaced.enter_context(replaced(self.module, "manual_backward", _refuse_backward))
         for optimizer in self.trainer.optimizers:
             handle = optimizer.register_step_pre_hook(lambda one, *_: self._check(one))
             self._replaced.callback(handle.remove)
@@ -160,14 +161,6 @@ class PrivateRun:
             return carrier(self.module, step.gradients(loss, batch))
 
         return training_step
-
-    def _replace(self, name: str, method: Callable[..., Any]) -> None:
-        # On the instance: its class stays as it is, and deleting the attribute restores it.
-        before = vars(self.module).get(name)
-        setattr(self.module, name, method)
-        self._replaced.callback(
-            lambda: delattr(self.module, name) if before is None else setattr(self.module, name, before)
-        )
 
     def _check(self, optimizer: Any) -> None:
         if self.step is not None:

@@ -7,8 +7,6 @@ from pvision.privacy import PrivacyReport, PrivacySpec
 
 __all__ = ["check_statement", "released_metrics"]
 
-_RESIDUALS = ("residual", "residual_shared_batch")
-
 
 def released_metrics(report: PrivacyReport) -> dict[str, float]:
     """Return a report's finite ε, and its steps, under the names by which they are logged."""
@@ -30,12 +28,12 @@ def check_statement(privacy: Any, *, redact: Any) -> None:
     """
     if not isinstance(privacy, PrivacySpec):
         raise ConfigError(f"privacy must be a PrivacySpec, but a {type(privacy).__name__} came.")
-    if privacy.mechanism in _RESIDUALS and redact is None:
+    if privacy.two_views and redact is None:
         raise ConfigError(
             f"redact is missing: mechanism {privacy.mechanism!r} needs a function that removes what is sensitive from "
             "a batch. Without a mask use mechanism 'dp_sgd'."
         )
-    if privacy.mechanism not in _RESIDUALS and redact is not None:
+    if not privacy.two_views and redact is not None:
         raise ConfigError(
             f"redact came, but mechanism {privacy.mechanism!r} takes noisy steps on whole records only. Use mechanism "
             "'residual', or leave redact out."

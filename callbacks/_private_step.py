@@ -11,8 +11,9 @@ from pvision.callbacks._private_loader import PublicBatches
 from pvision.callbacks._private_log import PrivateLog
 from pvision.errors import ConfigError, PrivacyError
 from pvision.privacy import GaussianMechanism, unit_means
+from pvision.privacy.agreed_sum import agreed_sum
 from pvision.privacy.record_batches import BatchRedaction, check_rows, tensors_of
-from pvision.privacy.step_gradients import StepGradients, trained_parameters
+from pvision.privacy.step_gradients import StepGradients, gradients_of, trained_parameters
 
 __all__ = ["PrivateStep", "carrier"]
 
@@ -47,7 +48,7 @@ class PrivateStep:
     ) -> None:
         self._module, self._mechanism, self._log = module, mechanism, log
         self._redact, self._public, self._weight = redact, public, residual_weight
-        self._engine = {"engine": engine, "microbatch": microbatch}
+        self._engine, self._microbatch = engine, microbatch
         self._positions: list[int] | None = None
         self._released: dict[str, Tensor] = {}
 
@@ -83,41 +84,41 @@ class PrivateStep:
             batch,
             records=len(positions),
             redact=self._redact,
-            **self._engine,  # type: ignore[arg-type]  # each has its own type
+            engine=self._engine,
+            microbatch=self._microbatch,
         )
         index = torch.tensor(positions, dtype=torch.int64)
         released = self._mechanism.release(pieces, trained, index=index)
         if self._public is not None:
-            released = _sum(self._weight, released, self._public_gradient(loss, self._public.next()))
+            public = self._public
+            unnoised = self._agreed(lambda: self._public_gradient(loss, public.next()))
+            released = _sum(self._weight, released, unnoised)
         elif self._redact is not None:
-            released = _sum(self._weight, released, self._shared_gradient(loss, batch, index))
+            unnoised = self._agreed(lambda: self._shared_gradient(loss, batch, index))
+            released = _sum(self._weight, released, unnoised)
         self._released = released
         self._log.replay(pieces.noted)
         return released
 
     def _public_gradient(self, loss: Loss, batch: Any) -> dict[str, Tensor]:
-        """Return the gradient of a batch's redacted view, averaged over the ranks."""
+        """Return this rank's share of the mean gradient of all ranks' public batches, in the redacted view."""
         records = len(tensors_of(batch)[0])
         redacted = self._redacted(batch, records=records)
-        named = {name: one for name, one in self._module.named_parameters() if one.requires_grad}
+        trained = {name: one for name, one in self._module.named_parameters() if one.requires_grad}
         with self._log.public(records):
-            found = torch.autograd.grad(loss(redacted), list(named.values()), allow_unused=True)
-        own = {
-            name: torch.zeros_like(one) if gradient is None else gradient
-            for (name, one), gradient in zip(named.items(), found, strict=True)
-        }
-        world = self._mechanism.ranks.world_size
-        return {name: value / world for name, value in self._over_ranks(own).items()}
+            own = gradients_of(loss(redacted), trained)
+        return {name: value / self._mechanism.ranks.world_size for name, value in own.items()}
 
     def _shared_gradient(self, loss: Loss, batch: Any, index: Tensor) -> dict[str, Tensor]:
-        """Return the summed gradients of the private batch's own redacted view over the expected number of units."""
+        """Return the summed gradients of this rank's part of the private batch, redacted, over its expected size."""
         mechanism, records = self._mechanism, len(index)
         pieces = StepGradients(
             self._module,
             self._log.noting(loss),
             self._redacted(batch, records=records),
             records=records,
-            **self._engine,  # type: ignore[arg-type]  # each has its own type
+            engine=self._engine,
+            microbatch=self._microbatch,
         )
         trained = trained_parameters(self._module)
         own = {name: torch.zeros_like(value) for name, value in trained.items()}
@@ -125,7 +126,7 @@ class PrivateStep:
             for name, value in piece.weighted_sum(piece.norms().new_ones(len(piece))).items():
                 own[name] += value.to(own[name].dtype)
         expected = mechanism.spec.sample_rate * mechanism.units.count
-        return {name: value / expected for name, value in self._over_ranks(own).items()}
+        return {name: value / expected for name, value in own.items()}
 
     def _redacted(self, batch: Any, *, records: int) -> Any:
         if self._redact is None:
@@ -133,8 +134,16 @@ class PrivateStep:
         check_rows(batch, records=records)
         return self._redact(batch, records=records)
 
-    def _over_ranks(self, own: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {name: self._mechanism.ranks.add_up(value.contiguous()) for name, value in own.items()}
+    def _agreed(self, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Return the sum of what all ranks compute, the same bits on each; where one fails, all refuse."""
+        own, refusal = trained_parameters(self._module), None
+        dtypes = {name: value.dtype for name, value in own.items()}
+        try:
+            own = compute()
+        except Exception as error:  # whatever it is, the other ranks must not wait for a part that never comes
+            refusal = error
+        total = agreed_sum(own, refusal=refusal, state=(), ranks=self._mechanism.ranks)
+        return {name: value.to(dtypes[name]) for name, value in total.items()}
 
     def check_gradients(self, optimizer: torch.optim.Optimizer) -> None:
         """Refuse a step on other gradients than those that were released.

@@ -15,7 +15,9 @@ from pvision.checks import one_of, open_unit, positive, positive_int
 from pvision.errors import ConfigError, PrivacyError
 from pvision.privacy import PrivacyReport, PrivacySpec
 from pvision.privacy.accounting import Relation
+from pvision.privacy.spec import UNITS, Unit
 from pvision.training import refuse_unnoised_logging, refuse_unsafe_trainer
+from pvision.training.trainer_parts import callbacks_of
 
 __all__ = ["PrivacyAccounting"]
 
@@ -78,7 +80,7 @@ class PrivacyAccounting(Callback):
         budget: float | None = None,
         every_n_steps: int | None = None,
         delta: float | None = None,
-        unit: Literal["clip", "video", "subject"] | None = None,
+        unit: Unit | None = None,
         relation: Literal["add_remove", "replace"] | None = None,
         steps: int | None = None,
         public_metrics: Sequence[str] = (),
@@ -91,7 +93,7 @@ class PrivacyAccounting(Callback):
         self.delta = None if delta is None else open_unit("privacy_accounting.delta", delta)
         self.unit, self.relation = unit, relation
         if unit is not None:
-            one_of("privacy_accounting.unit", unit, ("clip", "video", "subject"))
+            one_of("privacy_accounting.unit", unit, UNITS)
         if relation is not None:
             one_of("privacy_accounting.relation", relation, ("add_remove", "replace"))
         self.steps = None if steps is None else positive_int("privacy_accounting.steps", steps)
@@ -275,8 +277,7 @@ class PrivacyAccounting(Callback):
 
 def _private_part(trainer: pl.Trainer, module: pl.LightningModule) -> TrainsPrivately | None:
     """Return what trains privately by a statement of its own: the module, or one of the callbacks."""
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # missing in its stubs
-    return next((part for part in (module, *callbacks) if isinstance(part, TrainsPrivately)), None)
+    return next((part for part in (module, *callbacks_of(trainer)) if isinstance(part, TrainsPrivately)), None)
 
 
 def privacy_metrics(report: PrivacyReport) -> dict[str, float]:

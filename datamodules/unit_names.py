@@ -5,10 +5,9 @@ from dataclasses import dataclass, field
 
 from pvision.checks import one_of
 from pvision.errors import DataError, PrivacyError
+from pvision.privacy.spec import UNITS
 
-__all__ = ["UNITS", "UnitNames"]
-
-UNITS = ("clip", "video", "subject")
+__all__ = ["UnitNames"]
 
 _REMEDY = (
     "Say it (`videos=` and `subjects=` of TensorRecords, columns `video` and `subject` in the CSV of a VideoFolder), "

@@ -15,6 +15,7 @@ from pvision.privacy import read_ledger
 from pvision.privacy.ledger.lock import writer_of
 from pvision.training import refuse_unsafe_trainer
 from pvision.training.run_files import is_trial
+from pvision.training.trainer_parts import callbacks_of
 
 __all__ = ["check_checkpoint", "check_fit", "check_resumption"]
 
@@ -29,7 +30,7 @@ def check_fit(trainer: Trainer, model: LightningModule) -> None:
         model.check_schedule(trainer)
     if isinstance(model, PrivateClassifier):
         refuse_unsafe_trainer(trainer, model)
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]  # missing in the Trainer's stubs
+    for callback in callbacks_of(trainer):
         if isinstance(callback, PrivacyAccounting):
             callback.check(model)
 

@@ -32,6 +32,7 @@ from pvision.errors import ConfigError, UserError
 from pvision.modules.private_classifier import PrivateClassifier
 from pvision.modules.video_classifier import VideoClassifier
 from pvision.training.run_files import is_trial
+from pvision.training.trainer_parts import callbacks_of
 
 __all__ = ["TrainingCLI", "run"]
 
@@ -110,7 +111,7 @@ class TrainingCLI(LightningCLI):
     @property
     def summary(self) -> RunSummary:
         """The callback that writes ``summary.json``."""
-        return next(callback for callback in self.trainer.callbacks if isinstance(callback, RunSummary))  # type: ignore[attr-defined]  # missing in the Trainer's stubs
+        return next(callback for callback in callbacks_of(self.trainer) if isinstance(callback, RunSummary))
 
     # Parsing
 

@@ -20,6 +20,7 @@ from pvision.privacy import GaussianMechanism, PrivacyReport, PrivacySpec, Units
 from pvision.training import refuse_unnoised_logging, refuse_unsafe_optimizers, refuse_unsafe_trainer
 from pvision.training.run_ledger import RunLedger
 from pvision.training.spent_weights import have_spent, note_spending
+from pvision.training.trainer_parts import callbacks_of
 
 __all__ = ["PrivateClassifier"]
 
@@ -114,7 +115,7 @@ class PrivateClassifier(VideoClassifier):
     def configure_callbacks(self) -> Sequence[Callback]:
         """Return what watches the logs of noisy steps, and closes the ledger however training ends."""
         # Once: Lightning asks at every stage, and would tell that the new one replaces the old one.
-        known = any(isinstance(callback, _Watch) for callback in self.trainer.callbacks)  # type: ignore[attr-defined]  # missing in its stubs
+        known = any(isinstance(callback, _Watch) for callback in callbacks_of(self.trainer))
         return [] if known else [_Watch()]
 
     def on_fit_start(self) -> None:

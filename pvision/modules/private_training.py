@@ -22,11 +22,10 @@ from pvision.privacy import (
     record_gradients,
     residual_loss,
 )
+from pvision.privacy.step_gradients import trained_parameters
 from pvision.training import refuse_unsafe_network
 
 __all__ = ["PrivateTraining"]
-
-_RESIDUALS = ("residual", "residual_shared_batch")
 
 
 class PrivateTraining(PrivateClassifier):
@@ -156,7 +155,7 @@ class PrivateTraining(PrivateClassifier):
             self.manual_backward(self._unsmoothed_loss(batch.public))
         elif self.privacy.mechanism == "residual_shared_batch":
             self.manual_backward(self._shared_batch_loss(views.public))
-        weight = self._residual_weight if self.privacy.mechanism in _RESIDUALS else 1.0
+        weight = self._residual_weight if self.privacy.two_views else 1.0
         for name, parameter in self.network.named_parameters():
             if name in noisy:
                 noisy_gradient = weight * noisy[name]
@@ -169,8 +168,10 @@ class PrivateTraining(PrivateClassifier):
 
     def _release(self, views: TwoViews) -> dict[str, Tensor]:
         mechanism = self.running_mechanism()
-        trained, frozen = self._trained_and_frozen()
-        loss = residual_loss if self.privacy.mechanism in _RESIDUALS else full_view_loss
+        trained = trained_parameters(self.network)
+        frozen = {name: one.detach() for name, one in self.network.named_parameters() if name not in trained}
+        frozen |= self.network.named_buffers()
+        loss = residual_loss if self.privacy.two_views else full_view_loss
         floats = views._replace(
             full=as_floats(views.full), public=views.public._replace(video=as_floats(views.public.video))
         )
@@ -182,13 +183,6 @@ class PrivateTraining(PrivateClassifier):
             fixed_size=mechanism.batches.fixed_size,
         )
         return mechanism.release(gradients, trained, index=views.public.position)
-
-    def _trained_and_frozen(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        trained: dict[str, Tensor] = {}
-        frozen: dict[str, Tensor] = dict(self.network.named_buffers())
-        for name, parameter in self.network.named_parameters():
-            (trained if parameter.requires_grad else frozen)[name] = parameter.detach()
-        return trained, frozen
 
     def _unsmoothed_loss(self, batch: PublicView) -> Tensor:
         if self.label_free_loss is not None:

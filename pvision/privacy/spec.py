@@ -3,7 +3,7 @@
 import math
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pvision.checks import one_of, open_unit, positive, positive_int, unit_rate
 from pvision.errors import ConfigError, PrivacyError
@@ -12,12 +12,13 @@ from pvision.privacy.accounting import RELATIONS, Relation
 from pvision.privacy.proofs import ACCOUNTED, NOT_PROTECTED, check_proof
 from pvision.privacy.report import PrivacyReport
 
-__all__ = ["Mechanism", "PrivacySpec", "Unit"]
+__all__ = ["UNITS", "Mechanism", "PrivacySpec", "Unit"]
 
 Mechanism = Literal["residual", "residual_shared_batch", "dp_sgd", "redact_then_dp_sgd"]
 Unit = Literal["clip", "video", "subject"]
 
-_UNITS = ("clip", "video", "subject")
+UNITS: tuple[str, ...] = get_args(Unit)
+"""What can be protected as one."""
 _PUBLICITY = ("public", "private")
 _SAMPLINGS = ("poisson", "truncated_poisson", "deterministic")
 
@@ -92,7 +93,7 @@ class PrivacySpec:
 
     def __post_init__(self) -> None:
         one_of("privacy.mechanism", self.mechanism, ACCOUNTED)
-        one_of("privacy.unit", self.unit, _UNITS)
+        one_of("privacy.unit", self.unit, UNITS)
         one_of("privacy.mask", self.mask, _PUBLICITY)
         one_of("privacy.label", self.label, _PUBLICITY)
         one_of("privacy.relation", self.relation, RELATIONS)
@@ -211,7 +212,7 @@ class PrivacySpec:
             max_grad_norm=self.max_grad_norm,
             sample_rate=self.sample_rate,
             steps=steps,
-            accountant=self._accountant(),
+            accountant=self.accountant,
             private=self.private,
             not_protected=self._not_protected(),
             polarity=self.polarity,
@@ -220,11 +221,18 @@ class PrivacySpec:
             secure_noise=self.secure_noise,
         )
 
+    @property
+    def two_views(self) -> bool:
+        """Whether noisy steps release the difference between a record's two views, and add an un-noised part."""
+        return self.mechanism in ("residual", "residual_shared_batch")
+
     def as_dict(self) -> dict[str, Any]:
         """Return the fields as plain values; ``PrivacySpec(**spec.as_dict())`` is equal."""
         return asdict(self)
 
-    def _accountant(self) -> str:
+    @property
+    def accountant(self) -> str:
+        """How ε is computed: ``"pld"``, ``"exact"`` or ``"binomial mixture"``."""
         if self._revealed:
             return "binomial mixture"
         return "exact" if self.sampling == "deterministic" else "pld"

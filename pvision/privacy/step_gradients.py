@@ -3,7 +3,7 @@
 The function only ever sees batches of one record, so that records cannot meet in it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from pvision.errors import ConfigError, PrivacyError, UserError
 from pvision.privacy.gradients import DenseGradients
 from pvision.privacy.record_batches import BatchRedaction, check_rows, mapped, rows_of, tensors_of
 
-__all__ = ["ENGINES", "BatchLoss", "StepGradients", "trained_parameters"]
+__all__ = ["ENGINES", "BatchLoss", "StepGradients", "gradients_of", "trained_parameters"]
 
 ENGINES = ("vmap", "loop")
 
@@ -118,7 +118,7 @@ class StepGradients:
                 residual = value - self._one.of(trained | buffers, public)[0]
                 value = residual * _differ(tensors_of(full), tensors_of(public))
                 _check_chance(before)
-            rows.append(_gradient(value, trained))
+            rows.append(gradients_of(value, trained))
             notes.append(noted)
         return _stacked(rows), _stacked(notes)
 
@@ -178,7 +178,12 @@ def _differ(full: list[Tensor], public: list[Tensor]) -> Tensor:
     return torch.stack([(one != other).any() for one, other in zip(full, public, strict=True)]).any()
 
 
-def _gradient(value: Tensor, trained: Notes) -> Notes:
+def gradients_of(value: Tensor, trained: Mapping[str, Tensor]) -> Notes:
+    """Return the gradient of a loss in each of the parameters, zeros in those that it does not use.
+
+    Raises:
+        ConfigError: if it uses none.
+    """
     if not value.requires_grad:
         raise ConfigError(
             "The loss of a record depends on no parameter that learns, so there is no gradient. Return the loss "

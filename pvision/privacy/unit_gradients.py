@@ -26,7 +26,8 @@ def unit_means(gradients: Iterable[RecordGradients], units: Tensor) -> Iterator[
     start = 0
     for piece in gradients:
         rows = {name: value.to(wide(value)) for name, value in piece.rows().items()}
-        sums = _Sums.of(rows, units[start : start + len(piece)])
+        own = units[start : start + len(piece)]
+        sums = _Sums.of(own, torch.ones_like(own), rows)
         start += len(piece)
         if not len(sums.units):
             continue
@@ -46,21 +47,18 @@ class _Sums:
         self.units, self._counts, self._rows = units, counts, rows
 
     @classmethod
-    def of(cls, rows: Rows, units: Tensor) -> "_Sums":
-        numbers, group, counts = torch.unique_consecutive(units, return_inverse=True, return_counts=True)
-        sums = {
-            name: value.new_zeros(len(numbers), *value.shape[1:]).index_add(0, group.to(value.device), value)
-            for name, value in rows.items()
-        }
-        return cls(numbers, counts, sums)
+    def of(cls, units: Tensor, counts: Tensor, rows: Rows) -> "_Sums":
+        """Add up what belongs to one unit; its rows, which stand for so many records each, follow one another."""
+        numbers, group = torch.unique_consecutive(units, return_inverse=True)
+
+        def added(values: Tensor) -> Tensor:
+            return values.new_zeros(len(numbers), *values.shape[1:]).index_add(0, group.to(values.device), values)
+
+        return cls(numbers, added(counts), {name: added(value) for name, value in rows.items()})
 
     def followed_by(self, other: "_Sums") -> "_Sums":
-        units = torch.cat([self.units, other.units])
-        numbers, group = torch.unique_consecutive(units, return_inverse=True)
-        counts = torch.cat([self._counts, other._counts])
-        rows = {name: torch.cat([value, other._rows[name]]) for name, value in self._rows.items()}
-        sums = _Sums.of(rows, units)
-        return _Sums(numbers, torch.zeros_like(numbers).index_add(0, group, counts), sums._rows)
+        units, counts = torch.cat([self.units, other.units]), torch.cat([self._counts, other._counts])
+        return _Sums.of(units, counts, {name: torch.cat([own, other._rows[name]]) for name, own in self._rows.items()})
 
     def without_last(self) -> tuple["_Sums", "_Sums"]:
         return self._part(slice(None, -1)), self._part(slice(-1, None))

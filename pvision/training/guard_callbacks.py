@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import (
 from pvision.training.guard import Guard
 from pvision.training.guard_trainer import Settings
 from pvision.training.public_metrics import is_public_metric
+from pvision.training.trainer_parts import callbacks_of
 
 __all__ = ["CALLBACK_GUARDS"]
 
@@ -27,7 +28,7 @@ _PUBLIC_REMEDY = (
 
 
 def _callbacks(settings: Settings) -> list[Callback]:
-    return settings.trainer.callbacks  # type: ignore[attr-defined, no-any-return]  # missing in its stubs
+    return callbacks_of(settings.trainer)
 
 
 def _present(settings: Settings, kind: type) -> str:

@@ -62,24 +62,26 @@ class RunLedger:
     def state(self) -> dict[str, Any] | None:
         """Return what a checkpoint must keep, as plain values."""
         mark = self.ledger.mark() if self.ledger is not None else self._mark
-        return (
-            None
-            if mark is None
-            else {**mark._asdict(), "path": None if self.path is None else str(self.path.absolute())}
-        )
+        if mark is None:
+            return None
+        return {**mark._asdict(), "path": None if self.path is None else str(self.path.absolute())}
 
     def load(self, state: dict[str, Any] | None, *, checkpoint: Path | None) -> None:
-        """Take from a checkpoint which ledger is to be continued.
+        """Take from what `state` gave which ledger is to be continued.
+
+        Args:
+            state: as a checkpoint kept it.
+            checkpoint: the checkpoint, beside which the ledger lies in most cases; None for a run of this process.
 
         Raises:
-            LedgerMismatch: if the checkpoint names none, or there is no telling where it lies.
+            LedgerMismatch: if the state names none, or there is no telling where it lies.
         """
-        if state is None or checkpoint is None:
+        was = None if state is None else state.get("path")
+        if state is None or (checkpoint is None and was is None):
             raise LedgerMismatch(
                 "The checkpoint names no privacy ledger (a fast_dev_run keeps none), so what its run has spent is "
                 "unknown. Start anew, without --ckpt_path."
             )
-        was = state.get("path")
         self._mark = LedgerMark(id=state["id"], length=state["length"], hash=state["hash"])
         self._resumed = _ledger_of(checkpoint, self._mark, was=None if was is None else Path(was))
 
@@ -101,18 +103,16 @@ def _free(folder: Path) -> Path:
     return path
 
 
-def _ledger_of(checkpoint: Path, mark: LedgerMark, *, was: Path | None) -> Path:
+def _ledger_of(checkpoint: Path | None, mark: LedgerMark, *, was: Path | None) -> Path:
     """Return the ledger with the mark's id: beside the checkpoint or its folder, which may have moved, or where it was.
 
     A resumed run writes its checkpoints into a folder of its own, and charges in the first run's. If none is found,
-    the usual path is returned.
+    the path at which it should lie is returned.
     """
-    usual = checkpoint.absolute().parent.parent
-    beside = [
-        path for folder in (usual, usual / checkpoint.parent.name) for path in sorted(folder.glob("ledger*.jsonl"))
-    ]
+    folders = [] if checkpoint is None else [checkpoint.absolute().parent.parent, checkpoint.absolute().parent]
+    beside = [path for folder in folders for path in sorted(folder.glob("ledger*.jsonl"))]
     for path in [*beside, *([was] if was is not None and was.is_file() else [])]:
         with path.open(encoding="utf-8", errors="replace") as file:
             if mark.id in file.readline():
                 return path
-    return usual / _NAME
+    return was if was is not None and not folders else folders[0] / _NAME

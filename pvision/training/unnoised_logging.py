@@ -9,6 +9,7 @@ from lightning.pytorch.loggers import Logger
 
 from pvision.errors import PrivacyError
 from pvision.training.guard import Guard
+from pvision.training.trainer_parts import replaced
 
 __all__ = ["LOGGING_GUARDS", "Logged", "refuse_unnoised_logging"]
 
@@ -84,7 +85,7 @@ def _watched_results(trainer: pl.Trainer, check: Callable[[str, str], None]) -> 
         check(name, fx)
         original(fx, name, *args, **named)
 
-    with _replaced(results, "log", log):
+    with replaced(results, "log", log):
         yield
 
 
@@ -99,19 +100,5 @@ def _watched_logger(trainer: pl.Trainer, logger: Logger, check: Callable[[str, s
                 check(name, "training_step by a logger")
         original(metrics, step)
 
-    with _replaced(logger, "log_metrics", log_metrics):
+    with replaced(logger, "log_metrics", log_metrics):
         yield
-
-
-@contextmanager
-def _replaced(owner: Any, name: str, value: Callable[..., None]) -> Iterator[None]:
-    """Set an attribute of one object for a while; afterwards its class' own shows again."""
-    before = vars(owner).get(name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        if before is None:
-            delattr(owner, name)
-        else:
-            setattr(owner, name, before)

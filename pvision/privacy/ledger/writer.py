@@ -94,7 +94,7 @@ class PrivacyLedger:
             "created": _now(),
             "pvision": __version__,
             "private": spec.private,
-            "accountant": "pld",
+            "accountant": spec.accountant,
             "noise_multiplier": spec.noise,
             "block": max(1, spec.steps // 200) if block is None else positive_int("block", block),
             "num_records": positive_int("num_records", num_records),
