@@ -3,9 +3,20 @@
 if __name__ != "pvision.callbacks":
     raise ImportError(f"import these as `pvision.callbacks`, not as {__name__!r}, which would make other classes")
 
+from pvision.callbacks.exemplar_free import ExemplarFree
+from pvision.callbacks.forgetting_metrics import ForgettingMetrics
 from pvision.callbacks.prediction_writer import PredictionWriter
 from pvision.callbacks.privacy_accounting import PrivacyAccounting
 from pvision.callbacks.run_summary import RunSummary
 from pvision.callbacks.train_privately import TrainPrivately
+from pvision.callbacks.training_cost import TrainingCost
 
-__all__ = ["PredictionWriter", "PrivacyAccounting", "RunSummary", "TrainPrivately"]
+__all__ = [
+    "ExemplarFree",
+    "ForgettingMetrics",
+    "PredictionWriter",
+    "PrivacyAccounting",
+    "RunSummary",
+    "TrainPrivately",
+    "TrainingCost",
+]

@@ -23,8 +23,8 @@ class PredictionWriter(Callback):
 
     It reads what ``predict_step`` returns: a mapping with ``index`` (positions in the test set) and ``probabilities``
     and, optionally, ``probabilities_redacted``, each ``(B, classes)``. Names come from ``class_names`` and
-    ``test_set.names`` of the data module; without them, numbers stand there. In a module whose predictions look
-    different it writes nothing and says so.
+    ``test_set.names`` (in a stream ``test_source.names``) of the data module; without them, numbers stand there. In a
+    module whose predictions look different it writes nothing and says so.
 
     With several processes rank 0 writes the table of all of them, every record once and in order, also where
     Lightning's sampler gave a record to two of them.
@@ -55,7 +55,8 @@ class PredictionWriter(Callback):
             return
         data = getattr(trainer, "datamodule", None)
         classes = getattr(data, "class_names", ())
-        names = getattr(getattr(data, "test_set", None), "names", ())
+        records = getattr(data, "test_set", None) or getattr(data, "test_source", None)
+        names = getattr(records, "names", ())
         views = [(suffix, outputs[key].max(dim=1)) for key, suffix in _VIEWS.items() if key in outputs]
         self._columns = ["name", *(column + suffix for suffix, _ in views for column in ("predicted", "probability"))]
         for row, index in enumerate(outputs["index"].tolist()):

@@ -17,6 +17,7 @@ from typing_extensions import override
 from pvision.callbacks._provenance import git_commit, peak_memory, seed, versions
 from pvision.callbacks._runs import copy_to_mlflow, run_id
 from pvision.training.run_files import is_trial, run_folder, write_whole
+from pvision.training.trainer_parts import callbacks_of
 
 __all__ = ["ReportsPrivacy", "RunSummary"]
 
@@ -36,6 +37,14 @@ class KeepsLedger(Protocol):
     @property
     def ledger_path(self) -> Path | None:
         """Where the ledger lies, None if there is none."""
+
+
+@runtime_checkable
+class SummarisesRun(Protocol):
+    """A callback that has something to say in the run's summary."""
+
+    def summary_metrics(self) -> Mapping[str, float]:
+        """Return the metrics that the run ends with."""
 
 
 class RunSummary(Callback):
@@ -110,6 +119,9 @@ class RunSummary(Callback):
     def _collect(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # On every rank: reading a metric may synchronise it.
         self._metrics.update({name: _plain(float(value)) for name, value in trainer.callback_metrics.items()})
+        for callback in callbacks_of(trainer):
+            if isinstance(callback, SummarisesRun):
+                self._metrics.update({name: _plain(float(value)) for name, value in callback.summary_metrics().items()})
         if isinstance(pl_module, ReportsPrivacy):
             if isinstance(pl_module, KeepsLedger):
                 self._ledger = pl_module.ledger_path or self._ledger

@@ -1,4 +1,4 @@
-"""Data modules: clips, their masks and both views of each record."""
+"""Data modules: clips with their masks, and streams of labelled images."""
 
 if __name__ != "pvision.datamodules":
     raise ImportError(f"import these as `pvision.datamodules`, not as {__name__!r}, which would make other classes")
@@ -7,6 +7,19 @@ from pvision.datamodules.hmdb51 import HMDB51
 from pvision.datamodules.masks import Boxes, FixedRegions, MaskArrays, MaskImages, MaskSource, MaskVideos, WholeFrame
 from pvision.datamodules.mocap.datamodule import MocapActions
 from pvision.datamodules.records import PublicOnly, Records, TensorRecords
+from pvision.datamodules.streams import (
+    CIFAR10Stream,
+    CIFAR100Stream,
+    CUB200Stream,
+    DigitsStream,
+    DomainNetStream,
+    FashionMNISTStream,
+    ImageFolderStream,
+    ImageNetAStream,
+    ImageNetRStream,
+    TaskStream,
+    TinyImageNetStream,
+)
 from pvision.datamodules.ucf101 import UCF101
 from pvision.datamodules.video import VideoDataModule
 from pvision.datamodules.video_folder import VideoFolder
@@ -15,7 +28,16 @@ __all__ = [
     "HMDB51",
     "UCF101",
     "Boxes",
+    "CIFAR10Stream",
+    "CIFAR100Stream",
+    "CUB200Stream",
+    "DigitsStream",
+    "DomainNetStream",
+    "FashionMNISTStream",
     "FixedRegions",
+    "ImageFolderStream",
+    "ImageNetAStream",
+    "ImageNetRStream",
     "MaskArrays",
     "MaskImages",
     "MaskSource",
@@ -23,7 +45,9 @@ __all__ = [
     "MocapActions",
     "PublicOnly",
     "Records",
+    "TaskStream",
     "TensorRecords",
+    "TinyImageNetStream",
     "VideoDataModule",
     "VideoFolder",
     "WholeFrame",

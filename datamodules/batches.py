@@ -106,8 +106,8 @@ class EvaluationBatches(DistributedSampler[list[int]]):
         super().__init__(records, num_replicas=share.world_size, rank=share.rank, shuffle=False)
         if 0 < len(records) < share.world_size:
             raise ConfigError(
-                f"{share.world_size} processes cannot share {len(records)} clips of evaluation. Lower trainer.devices, "
-                "or take more clips."
+                f"{share.world_size} processes cannot share {len(records)} records of evaluation. Lower "
+                "trainer.devices, or take more records."
             )
         self._mine = list(range(len(records)))[share.rank :: share.world_size]
         self._batch_size, self._alone = batch_size, share.world_size == 1

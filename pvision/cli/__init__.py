@@ -27,6 +27,9 @@ Train vision models on footage of people under a privacy guarantee that holds.
   pvision fit --config NAME --print_config          every setting with its value
   pvision fit --help                                every flag
 
+  pvision repeat --config NAME --seeds 3            fit once per seed (--class_orders 2: and class order), mean ± 95 %
+  pvision compare RUN RUN ...        runs and repeats side by side, and which differences are more than chance
+
   pvision ledger RUN [--json]        what a private run may claim, read and verified from its ledger
 
   pvision demo                       the comparison of methods on the shipped data
@@ -72,6 +75,14 @@ def _dispatch(argv: list[str]) -> int | None:
     if command == "ledger":
         print(_ledger(rest))
         return None
+    if command == "repeat":
+        from pvision.cli.repeat import repeat
+
+        return repeat(rest)
+    if command == "compare":
+        from pvision.cli.compare import compare
+
+        return compare(rest)
     if command == "demo":
         demo = importlib.import_module("pvision.cli.demo")
         return int(demo.main(rest))
@@ -83,7 +94,7 @@ def _dispatch(argv: list[str]) -> int | None:
         return None
     from pvision.cli.suggestions import did_you_mean  # difflib takes longer to load than a list of recipes
 
-    known = (*_STAGES, "recipes", "ledger", "demo", "--help", "--version")
+    known = (*_STAGES, "repeat", "compare", "recipes", "ledger", "demo", "--help", "--version")
     raise ConfigError(f"{command} is no command{did_you_mean(command, known)} `pvision --help` shows all.")
 
 

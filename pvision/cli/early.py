@@ -4,24 +4,28 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
 from pvision.callbacks import PrivacyAccounting
 from pvision.cli import ledger
+from pvision.datamodules import TaskStream
 from pvision.errors import LedgerBusy
+from pvision.modules.continual_classifier import ContinualClassifier
 from pvision.modules.private_classifier import PrivateClassifier
 from pvision.modules.video_classifier import VideoClassifier
 from pvision.privacy import read_ledger
 from pvision.privacy.ledger.lock import writer_of
 from pvision.training import refuse_unsafe_trainer
 from pvision.training.run_files import is_trial
+from pvision.training.streams.checkpoints import read_stream_checkpoint, take_stream
+from pvision.training.streams.checks import check_stream_fit
 from pvision.training.trainer_parts import callbacks_of
 
 __all__ = ["check_checkpoint", "check_fit", "check_resumption"]
 
 
-def check_fit(trainer: Trainer, model: LightningModule) -> None:
-    """Refuse settings under which ``model`` could not be trained, or not privately; other models are left alone.
+def check_fit(trainer: Trainer, model: LightningModule, data: LightningDataModule) -> None:
+    """Refuse settings under which ``model`` could not be trained, or not privately, or not along a stream.
 
     Raises:
         UserError: naming the setting and the remedy.
@@ -30,27 +34,37 @@ def check_fit(trainer: Trainer, model: LightningModule) -> None:
         model.check_schedule(trainer)
     if isinstance(model, PrivateClassifier):
         refuse_unsafe_trainer(trainer, model)
+    if isinstance(data, TaskStream):
+        check_stream_fit(trainer, model, data)
     for callback in callbacks_of(trainer):
         if isinstance(callback, PrivacyAccounting):
             callback.check(model)
 
 
 def check_checkpoint(checkpoint: dict[str, Any], model: LightningModule) -> None:
-    """Refuse weights that were made under another privacy statement than that of ``model``.
+    """Refuse weights that were made under another privacy statement or on another stream than that of ``model``.
+
+    A head that grows with a stream has the checkpoint's size afterwards, so that their shapes can be compared.
 
     Raises:
-        PrivacyError: naming what differs.
+        UserError: naming what differs.
     """
+    if isinstance(model, ContinualClassifier):
+        model.on_load_checkpoint(checkpoint)
     if isinstance(model, VideoClassifier):
         VideoClassifier.on_load_checkpoint(model, checkpoint)  # of this class, which compares and keeps nothing
 
 
-def check_resumption(path: str, model: LightningModule) -> None:
-    """Refuse to go on from the checkpoint at ``path`` if its run's ledger is broken or in use; say if it is used up.
+def check_resumption(path: str, model: LightningModule, data: LightningDataModule) -> None:
+    """Refuse to go on from the checkpoint at ``path`` if it was written on another stream.
+
+    The same if its run's ledger is broken or in use; say if it is used up.
 
     Raises:
-        PrivacyError: naming the ledger.
+        UserError: naming what differs.
     """
+    if isinstance(data, TaskStream):
+        take_stream(read_stream_checkpoint(Path(path)), data, path=Path(path))
     if not isinstance(model, PrivateClassifier):
         return
     found = ledger.beside(Path(path))

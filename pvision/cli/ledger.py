@@ -1,12 +1,11 @@
 """`pvision ledger RUN`: what a run may claim, read from its ledger alone."""
 
 import json
-import sqlite3
 from collections.abc import Mapping
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pvision.cli import runs
 from pvision.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -16,7 +15,6 @@ __all__ = ["beside", "find", "show"]
 
 _NAME = "ledger.jsonl"
 _LEDGERS = "ledger*.jsonl"
-_RUNS = Path("mlruns")
 
 
 def show(run: str, *, as_json: bool = False) -> str:
@@ -53,7 +51,7 @@ def find(run: str) -> Path:
         return _only(beside(path), path)
     if path.exists() or path.name == _NAME:
         return path
-    folders = [folder for experiment in _RUNS.glob("*") if (folder := experiment / run).is_dir()] or _named(run)
+    folders = runs.folders(run)
     if len(folders) == 1:
         return _only(beside(folders[0]), folders[0])
     if folders:
@@ -62,7 +60,7 @@ def find(run: str) -> Path:
         )
     raise ConfigError(
         f"there is no run {run!r}. Name a run's folder, its {_NAME}, one of its checkpoints, or the id or name of an "
-        f"MLflow run, in the folder from which it was started (which holds {_RUNS}/)."
+        f"MLflow run, in the folder from which it was started (which holds {runs.ROOT}/)."
     )
 
 
@@ -93,23 +91,6 @@ def _told_by_summary(folder: Path) -> Path | None:
     except (OSError, ValueError, TypeError, KeyError):
         return None
     return path if path.is_file() else None
-
-
-def _named(name: str) -> list[Path]:
-    """Return the folders of the MLflow runs of that name, the newest first; MLflow itself takes seconds to load."""
-    database = _RUNS / "mlflow.db"
-    if not database.is_file():
-        return []
-    query = (
-        "SELECT experiment_id, run_uuid FROM runs WHERE name = ? AND lifecycle_stage = 'active' "
-        "ORDER BY start_time DESC"
-    )
-    try:
-        with closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)) as connection:
-            rows = connection.execute(query, (name,)).fetchall()
-    except sqlite3.Error as error:
-        raise ConfigError(f"{database} cannot be read ({error}). Name the run's folder instead of {name!r}.") from error
-    return [_RUNS / str(experiment) / run for experiment, run in rows]
 
 
 def _facts(record: "LedgerRecord", *, path: Path, writer: str | None) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from typing_extensions import override
 import pvision
 from pvision.callbacks._provenance import git_commit
 from pvision.errors import ConfigError, UserError
-from pvision.training.run_files import run_folder, write_whole
+from pvision.training.run_files import run_folder, run_loggers, write_whole
 
 __all__ = [
     "ROOT",
@@ -102,7 +102,7 @@ def go_on_in_the_run_of(checkpoint: str, settings: Namespace, *, root: Path) -> 
         settings: of the MLflow logger; with a ``run_id`` they are left alone.
         root: the folder in which runs keep their files.
     """
-    folder = Path(checkpoint).absolute().parent.parent
+    folder = _folder_of(checkpoint)
     database = _database(settings)
     if settings.run_id or not _RUN_ID.fullmatch(folder.name) or (database is not None and not database.is_file()):
         return
@@ -120,6 +120,13 @@ def go_on_in_the_run_of(checkpoint: str, settings: Namespace, *, root: Path) -> 
     if here and same and run.status != "FINISHED":
         settings.run_id = run.run_id
         client.update_run(run.run_id, status="RUNNING")
+
+
+def _folder_of(checkpoint: str) -> Path:
+    """Return the folder of the run that wrote a checkpoint, which lies in its ``checkpoints/`` or below."""
+    path = Path(checkpoint).absolute()
+    above = (parent.parent for parent in path.parents if parent.name == "checkpoints")
+    return path if path.is_dir() else next(above, path.parent.parent)
 
 
 def check_store(settings: Namespace) -> None:
@@ -187,7 +194,7 @@ class KeepConfig(SaveConfigCallback):
     @override
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         text = self.parser.dump(self.config, skip_none=False)
-        tracked = [logger for logger in trainer.loggers if isinstance(logger, MLFlowLogger)]
+        tracked = [logger for logger in run_loggers(trainer) if isinstance(logger, MLFlowLogger)]
         for logger in tracked:
             logger.experiment.log_text(logger.run_id, text, self.config_filename)
         if not tracked:

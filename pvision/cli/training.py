@@ -19,7 +19,7 @@ from typing_extensions import override
 import pvision.datamodules
 import pvision.models
 import pvision.modules  # noqa: F401  # as above
-from pvision.callbacks import PrivacyAccounting
+from pvision.callbacks import ForgettingMetrics, PrivacyAccounting
 from pvision.callbacks.prediction_writer import PredictionWriter
 from pvision.callbacks.run_summary import RunSummary
 from pvision.cli import early, tracking
@@ -28,10 +28,12 @@ from pvision.cli.messages import explain
 from pvision.cli.parser import Parser, SettingsError
 from pvision.cli.quiet import less_noise
 from pvision.cli.refusing import from_worker, refusing, refusing_constructors
+from pvision.datamodules import TaskStream
 from pvision.errors import ConfigError, UserError
 from pvision.modules.private_classifier import PrivateClassifier
 from pvision.modules.video_classifier import VideoClassifier
 from pvision.training.run_files import is_trial
+from pvision.training.streams import fit_stream, latest_checkpoint
 from pvision.training.trainer_parts import callbacks_of
 
 __all__ = ["TrainingCLI", "run"]
@@ -145,8 +147,12 @@ class TrainingCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         # Lightning would let the checkpoint's hyperparameters overrule the configuration; here it only adds weights.
         path = self._settings.get("ckpt_path")
-        if path is not None and str(path) not in _LIGHTNINGS_OWN:
-            self._checkpoint = read_checkpoint(str(path))
+        if path is None or str(path) in _LIGHTNINGS_OWN:
+            return
+        if Path(str(path)).is_dir():
+            path = self._settings.ckpt_path = str(latest_checkpoint(Path(str(path))))
+            print(f"pvision: going on from {path}", file=sys.stderr)
+        self._checkpoint = read_checkpoint(str(path))
 
     @property
     def _settings(self) -> Namespace:
@@ -166,6 +172,7 @@ class TrainingCLI(LightningCLI):
         try:
             with refusing_constructors():
                 super().instantiate_classes()
+                self._add_stream_callbacks()
         finally:
             settings.trainer.logger = loggers
         self._check()
@@ -183,6 +190,12 @@ class TrainingCLI(LightningCLI):
             kwargs["use_distributed_sampler"] = False  # batches are shared out by the mechanism
         return super().instantiate_trainer(plugins=plugins, **kwargs)
 
+    def _add_stream_callbacks(self) -> None:
+        """Measure forgetting wherever there is something to forget."""
+        callbacks = callbacks_of(self.trainer)
+        if isinstance(self.datamodule, TaskStream) and not any(isinstance(c, ForgettingMetrics) for c in callbacks):
+            callbacks.insert(0, ForgettingMetrics())
+
     def _check(self) -> None:
         """Let data and model refuse while nothing is written."""
         if self.trainer.global_rank != 0:
@@ -191,7 +204,7 @@ class TrainingCLI(LightningCLI):
             self.datamodule.prepare_data()
             self.datamodule.setup(str(self.subcommand))
         if self.subcommand == "fit":
-            early.check_fit(self.trainer, self.model)
+            early.check_fit(self.trainer, self.model, self.datamodule)
         if isinstance(self.model, ChecksData):
             self.model.check(self.datamodule)
         if self._checkpoint is not None:
@@ -199,7 +212,7 @@ class TrainingCLI(LightningCLI):
             early.check_checkpoint(self._checkpoint, self.model)
             check_fits(self._checkpoint, self.model, path=path)
             if self.subcommand == "fit":
-                early.check_resumption(path, self.model)
+                early.check_resumption(path, self.model, self.datamodule)
             self._checkpoint = None
 
     def _open_loggers(self, settings: Any) -> list[Logger]:
@@ -227,7 +240,10 @@ class TrainingCLI(LightningCLI):
     @override
     def _run_subcommand(self, subcommand: str) -> None:
         try:
-            super()._run_subcommand(subcommand)
+            if subcommand == "fit" and isinstance(self.datamodule, TaskStream):
+                fit_stream(self.trainer, self.model, self.datamodule, ckpt_path=self._settings.get("ckpt_path"))
+            else:
+                super()._run_subcommand(subcommand)
         except (SystemExit, KeyboardInterrupt) as stop:
             code = _stopped(stop)
             if code is None:

@@ -1,3 +1,7 @@
-"""Streams of experiences and the metrics of forgetting. Not written yet; README.md states each method's status."""
+"""Streams of experiences: how they are divided, what is replayed, how forgetting is measured.
+
+Import from the modules: `scenarios`, `replay`, `metrics`, `statistics`, `manifest`, `experience`, `head`. Nothing is
+imported here, so that `pvision compare` can use the metrics and the statistics without loading torch.
+"""
 
 __all__: list[str] = []

@@ -1,9 +1,11 @@
-"""Video networks under one convention.
+"""Video networks under one convention, and small encoders of images.
 
-Each takes ``video``, float from 0 to 1, ``(B, 3, T, H, W)``, normalises it itself, gives logits ``(B, num_classes)``
-when called and ``(B, feature_dim)`` by ``features``, and never lets the clips of a batch meet.
+Each video network takes ``video``, float from 0 to 1, ``(B, 3, T, H, W)``, normalises it itself, gives logits
+``(B, num_classes)`` when called and ``(B, feature_dim)`` by ``features``, and never lets the clips of a batch meet. An
+image encoder gives features ``(B, feature_dim)`` of images ``(B, C, H, W)`` that are normalised already.
 """
 
+from pvision.models.image_nets import ConvEncoder
 from pvision.models.motion_net import MotionEncoder, MotionNet
 from pvision.models.norms import replace_batch_norm
 from pvision.models.pretext import MaskedReconstruction, PublicPretext, RotationPretext
@@ -14,6 +16,7 @@ from pvision.models.video_backbone import VideoBackbone, video_model
 from pvision.models.zoo import list_video_models
 
 __all__ = [
+    "ConvEncoder",
     "MaskedReconstruction",
     "MotionEncoder",
     "MotionNet",

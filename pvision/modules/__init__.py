@@ -1,9 +1,18 @@
 """LightningModules, one per method; thin: they wire an algorithm of the plain packages to Lightning."""
 
 from pvision.modules.baselines import DropOnly, NonPrivate
+from pvision.modules.continual_classifier import ContinualClassifier
 from pvision.modules.mask_dp import MaskDP
 from pvision.modules.private_classifier import PrivateClassifier
 from pvision.modules.private_training import PrivateTraining
 from pvision.modules.video_classifier import VideoClassifier
 
-__all__ = ["DropOnly", "MaskDP", "NonPrivate", "PrivateClassifier", "PrivateTraining", "VideoClassifier"]
+__all__ = [
+    "ContinualClassifier",
+    "DropOnly",
+    "MaskDP",
+    "NonPrivate",
+    "PrivateClassifier",
+    "PrivateTraining",
+    "VideoClassifier",
+]

@@ -1,11 +1,48 @@
 """Where a run keeps its files, and how a file is written whole."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import lightning.pytorch as pl
+from lightning.pytorch.loggers import Logger
 
-__all__ = ["is_trial", "run_folder", "write_whole"]
+__all__ = ["is_trial", "one_run", "run_folder", "run_loggers", "write_whole"]
+
+
+class _Run(NamedTuple):
+    folder: Path
+    loggers: list[Logger]
+
+
+_several_fits: WeakKeyDictionary[pl.Trainer, _Run] = WeakKeyDictionary()
+
+
+@contextmanager
+def one_run(trainer: pl.Trainer) -> Iterator[None]:
+    """Let all fits and tests in the block belong to one run: the loggers that the Trainer has now, and their folder.
+
+    Within it each fit may have loggers of its own; afterwards the Trainer has those of the run again.
+    """
+    run = _Run(run_folder(trainer), list(trainer.loggers))
+    if trainer.is_global_zero:
+        for logger in run.loggers:
+            getattr(logger, "experiment", None)  # makes its folder before the loggers of a fit put theirs into it
+    _several_fits[trainer] = run
+    try:
+        yield
+    finally:
+        del _several_fits[trainer]
+        trainer.loggers = run.loggers
+
+
+def run_loggers(trainer: pl.Trainer) -> list[Logger]:
+    """Return the loggers of the run, also while one of its fits has loggers of its own."""
+    run = _several_fits.get(trainer)
+    return list(trainer.loggers) if run is None else run.loggers
 
 
 def run_folder(trainer: pl.Trainer) -> Path:
@@ -14,6 +51,8 @@ def run_folder(trainer: pl.Trainer) -> Path:
     Without a logger it is ``trainer.default_root_dir``. Meant for rank 0 once the loggers have started: other ranks
     do not know MLflow's run id.
     """
+    if trainer in _several_fits:
+        return _several_fits[trainer].folder
     if not trainer.loggers:
         return Path(trainer.default_root_dir)
     logger = trainer.loggers[0]

@@ -1,0 +1,114 @@
+"""Reading of pickles that hold plain data and numpy arrays of bytes, without running anything that they ask for.
+
+A pickle is a program. This reader knows three names of numpy, replaces them by stand-ins that only note what came, and
+refuses every other name before it is looked up.
+"""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from typing_extensions import override
+
+from pvision.errors import DataError
+
+__all__ = ["read_plain_pickle"]
+
+_MAX_BYTES = 2**29  # the largest file of CIFAR has a third of it
+
+
+class _NotedType:
+    """Stands for ``numpy.dtype``."""
+
+    def __init__(self, *arguments: object) -> None:
+        self.arguments = arguments
+
+    def __setstate__(self, state: object) -> None:
+        """Ignore byte order and the like: only bytes are taken."""
+
+
+class _NotedArray:
+    """Stands for ``numpy.ndarray``."""
+
+    state: object = None
+
+    def __setstate__(self, state: object) -> None:
+        self.state = state
+
+    def array(self) -> npt.NDArray[np.uint8]:
+        """Return the array that was pickled; read-only.
+
+        Raises:
+            DataError: if it is not one of bytes, in C order, with as many as its shape says.
+        """
+        if isinstance(self.state, tuple) and len(self.state) == 5:
+            _, shape, kind, fortran, content = self.state
+            bytes_only = isinstance(kind, _NotedType) and kind.arguments[:1] in (("u1",), (b"u1",))
+            if bytes_only and not fortran and isinstance(content, bytes) and isinstance(shape, tuple):
+                flat = np.frombuffer(content, dtype=np.uint8)
+                if all(isinstance(side, int) and side > 0 for side in shape) and np.prod(shape) == flat.size:
+                    return flat.reshape(shape)
+        raise DataError("an array in it is not one of bytes in C order.")
+
+
+def _reconstruct(*_: object) -> _NotedArray:
+    return _NotedArray()
+
+
+def _encode(text: object, encoding: object = "latin1") -> bytes:
+    """Stand for ``_codecs.encode``, by which Python 3 writes bytes into pickles that Python 2 can read."""
+    if isinstance(text, str) and encoding == "latin1":
+        return text.encode("latin1")
+    raise DataError("it encodes text in another way than latin1.")
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    _known: dict[tuple[str, str], Any] = {  # noqa: RUF012  # read only, and private
+        ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
+        ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
+        ("numpy", "ndarray"): _NotedArray,
+        ("numpy", "dtype"): _NotedType,
+        ("_codecs", "encode"): _encode,
+    }
+
+    @override
+    def find_class(self, module_name: str, global_name: str, /) -> Any:
+        known = self._known.get((module_name, global_name))
+        if known is None:
+            raise DataError(f"it asks for {module_name}.{global_name}, which plain data does not need.")
+        return known
+
+
+def read_plain_pickle(path: Path) -> dict[str, Any]:
+    """Return the dictionary in a pickle file; arrays of bytes become numpy arrays, texts are ``str``.
+
+    Args:
+        path: a file of Python 2 or 3.
+
+    Raises:
+        DataError: if it cannot be read, is damaged, asks for code, or holds no dictionary.
+    """
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise DataError(f"it is larger than {_MAX_BYTES} bytes.")
+        with path.open("rb") as file:
+            content = _PlainUnpickler(file, encoding="bytes").load()
+        if not isinstance(content, dict):
+            raise DataError(f"it holds a {type(content).__name__} where a dictionary is expected.")
+        return {
+            _text(key): value.array() if isinstance(value, _NotedArray) else value for key, value in content.items()
+        }
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except DataError as error:
+        raise DataError(f"{path} is refused: {error} Take the file from the official archive.") from error
+    except Exception as error:  # a damaged pickle can raise anything
+        raise DataError(
+            f"{path} is no intact pickle ({type(error).__name__}: {error}). Take the file from the official archive."
+        ) from error
+
+
+def _text(value: object) -> str:
+    return value.decode("latin1") if isinstance(value, bytes) else str(value)

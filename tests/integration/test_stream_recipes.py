@@ -1,0 +1,162 @@
+"""Every recipe along a stream runs from the command, tracks itself in MLflow, and its checkpoints can be used."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from pvision.cli import main
+from pvision.cli.recipes import names, text
+
+RECIPES = [name for name in names() if "Stream" in text(name)]
+SMALL = {
+    "trainer": {
+        "max_epochs": 1,
+        "limit_train_batches": 3,
+        "log_every_n_steps": 1,
+        "accelerator": "cpu",
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    },
+}
+
+
+@pytest.fixture
+def small(workplace):
+    """Return the flags that run a recipe in seconds."""
+
+    def flags(recipe):
+        (workplace / "small.yaml").write_text(yaml.safe_dump(SMALL))
+        return ["--config", recipe, "--config", "small.yaml"]
+
+    return flags
+
+
+def fit(flags, capsys):
+    main(["fit", *flags])
+    return Path(capsys.readouterr().out.strip().splitlines()[-1])
+
+
+def mlflow_runs():
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{Path.cwd()}/mlruns/mlflow.db")
+    runs = client.search_runs(["1"], order_by=["attributes.start_time"])
+    parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    return client, parents, [run for run in runs if run not in parents]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_learns_its_stream_and_its_checkpoint_can_be_used(recipe, small, capsys):
+    flags = small(recipe)
+    summary = fit(flags, capsys)
+    trained = json.loads(summary.read_text())
+    expected = {"average_accuracy", "average_incremental_accuracy", "forgetting", "backward_transfer"}
+    assert {f"continual/{name}" for name in expected} <= trained["metrics"].keys()
+    experiences = len(json.loads((summary.parent / "stream.json").read_text())["experiences"])
+    last = summary.parent / "checkpoints" / f"experience_{experiences}" / "end.ckpt"
+
+    main(["test", *flags, "--ckpt_path", str(last)])
+    again = json.loads(Path(capsys.readouterr().out.strip().splitlines()[-1]).read_text())
+    assert again["metrics"]["continual/average_accuracy"] == trained["metrics"]["continual/average_accuracy"]
+
+    main(["predict", *flags, "--ckpt_path", str(summary.parent)])  # the folder: its latest
+    written = Path(capsys.readouterr().out.strip().splitlines()[-1]).with_name("predictions.csv")
+    with written.open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len({row["name"] for row in rows}) == len(rows) > 100
+
+
+@pytest.mark.slow
+def test_mlflow_has_a_run_with_a_child_for_each_experience(small, capsys):
+    summary = fit(small("finetune_digits"), capsys)
+    client, (parent,), children = mlflow_runs()
+    assert parent.info.run_id == summary.parent.name
+    assert parent.info.status == "FINISHED"
+    assert [child.info.status for child in children] == ["FINISHED"] * 5
+    assert {child.data.tags["mlflow.parentRunId"] for child in children} == {parent.info.run_id}
+    assert [child.info.run_name.partition(":")[0] for child in children] == [f"experience {n}" for n in range(1, 6)]
+    assert all("train/loss" in child.data.metrics for child in children)
+    history = client.get_metric_history(parent.info.run_id, "continual/average_accuracy")
+    assert [point.step for point in history] == [0, 1, 2, 3, 4]
+    artifacts = {item.path for item in client.list_artifacts(parent.info.run_id)}
+    assert {"accuracy_matrix.csv", "accuracy_matrix.json", "accuracy_matrix.png", "config.yaml"} <= artifacts
+
+
+STOPPED = """
+import os, signal, sys
+import lightning.pytorch as pl
+
+class CtrlC(pl.Callback):
+    def on_train_batch_end(self, trainer, *args):
+        if trainer.datamodule.current == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+"""
+
+
+@pytest.mark.slow
+def test_a_run_that_was_stopped_goes_on_in_its_mlflow_run(small, workplace, capsys):
+    flags = small("finetune_digits")
+    (workplace / "stopping.py").write_text(STOPPED)
+    command = "import sys; from pvision.cli import main; main(sys.argv[1:])"
+    stopped = subprocess.run(
+        [sys.executable, "-c", command, "fit", *flags, "--trainer.callbacks+=stopping.CtrlC"],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert stopped.returncode == 130, stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    client, (parent,), _ = mlflow_runs()
+    assert parent.info.status == "KILLED"
+    folder = workplace / "mlruns" / "1" / parent.info.run_id
+    assert json.loads((folder / "summary.json").read_text())["status"] == "KILLED"
+
+    summary = fit([*flags, "--ckpt_path", str(folder)], capsys)
+    assert summary.parent.resolve() == folder
+    _, (parent,), children = mlflow_runs()
+    assert parent.info.status == "FINISHED"
+    assert [child.info.run_name.partition(":")[0] for child in children] == [f"experience {n}" for n in range(1, 6)]
+    history = client.get_metric_history(parent.info.run_id, "continual/average_accuracy")
+    assert sorted(point.step for point in history) == [0, 1, 2, 3, 4]
+
+    whole = json.loads(fit(flags, capsys).read_text())["metrics"]
+    assert json.loads(summary.read_text())["metrics"]["continual/forgetting"] == whole["continual/forgetting"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--trainer.max_epochs=-1"], "trainer.max_epochs must say how many epochs each experience takes"),
+        (["--data.init_args.scenario.init_args.experiences=11"], "11"),
+        (["--data.init_args.batch_size=0"], "data.batch_size"),
+        (["--data.init_args.scenario.init_args.class_order=[0,1]"], "class_order"),
+        (["--ckpt_path=nowhere.ckpt"], "nowhere.ckpt does not exist"),
+        (["--ckpt_path=mlruns"], "holds no checkpoint of a stream to go on from"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_sentence_before_anything_is_written(flags, message, small, capsys, workplace):
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", *small("finetune_digits"), *flags])
+    assert stop.value.code == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("pvision: ")]
+    assert message in line
+    assert [path.name for path in (workplace / "mlruns").iterdir()] == ["mlflow.db"]
+
+
+def test_a_model_that_is_none_for_streams_is_loaded_by_name_only(workplace, small, capsys):
+    torch.save({"state_dict": {"a": torch.zeros(1)}}, workplace / "other.ckpt")
+    with pytest.raises(SystemExit):
+        main(["test", *small("finetune_digits"), "--ckpt_path", "other.ckpt"])
+    assert "holds no classes of a continual classifier" in capsys.readouterr().err

@@ -1,0 +1,256 @@
+"""`fit_stream` with modules that know of streams and with one that does not."""
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+from torch import nn
+from torch.nn import functional as F
+
+from pvision.callbacks import ForgettingMetrics
+from pvision.continual.replay import ReservoirMemory
+from pvision.continual.scenarios import ClassIncremental, ForgetRequest
+from pvision.datamodules.streams import DigitsStream
+from pvision.errors import ConfigError, DataError
+from pvision.models import ConvEncoder
+from pvision.modules import ContinualClassifier
+from pvision.training.run_files import run_folder
+from pvision.training.streams import fit_stream, latest_checkpoint
+
+
+class Somebodys(pl.LightningModule):
+    """Knows nothing of streams: ten outputs from the start, and an accuracy that it logs itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(64, 10)
+        self.events = []
+
+    def training_step(self, batch, batch_idx):
+        self.events.append(("step", self.trainer.datamodule.current, self.global_step))
+        return F.cross_entropy(self.layer(batch.image.flatten(1)), batch.label)
+
+    def test_step(self, batch, batch_idx, dataloader_idx=0):
+        right = self.layer(batch.image.flatten(1)).argmax(1) == batch.label
+        self.log("test_acc", right.float().mean(), batch_size=len(right))
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.Adam(self.parameters(), lr=1e-2)
+        self.events.append(("optimizer", self.trainer.datamodule.current, len(optimizer.state)))
+        return optimizer
+
+
+def stream_of(**settings):
+    scenario = ClassIncremental(experiences=settings.pop("experiences", 2))
+    return DigitsStream(**{"scenario": scenario, "batch_size": 128, "seed": 0, **settings})
+
+
+def trainer_for(folder, **settings):
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    return pl.Trainer(**{"max_epochs": 1, "default_root_dir": folder, **quiet, **settings})
+
+
+def classifier(**settings):
+    torch.manual_seed(0)
+    return ContinualClassifier(ConvEncoder(width=4), **settings)
+
+
+def test_a_module_that_knows_nothing_of_streams_goes_through_one(tmp_path):
+    module, metrics = Somebodys(), ForgettingMetrics("test_acc", verbose=False)
+    fit_stream(trainer_for(tmp_path, callbacks=[metrics]), module, stream_of())
+    # Each experience has an optimizer without a history, and counts its steps from 0.
+    assert [event for event in module.events if event[0] == "optimizer"] == [("optimizer", 0, 0), ("optimizer", 1, 0)]
+    steps = [event for event in module.events if event[0] == "step"]
+    assert steps == [("step", experience, step) for experience in (0, 1) for step in range(5)]
+    assert metrics.matrix.shape == (2, 2)
+    assert metrics.values()["continual/forgetting"] > 0
+
+
+class Watches(pl.Callback):
+    """Notes what happens in which experience, in order."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_fit_start(self, trainer, pl_module):
+        self.seen.append(("fit", trainer.datamodule.current))
+
+    def on_test_start(self, trainer, pl_module):
+        self.seen.append(("test", trainer.datamodule.current))
+
+
+class Hooked(ContinualClassifier):
+    """Notes its events, and trains while it consolidates."""
+
+    def before_experience(self, experience, stream):
+        super().before_experience(experience, stream)
+        self.watch.seen.append(("before", experience.index))
+
+    def after_experience(self, experience, stream):
+        assert not self.training
+        with torch.no_grad():
+            before = self.head.layers[0].weight.clone()
+        batch = next(iter(stream.in_order_loader(experience.train[:8])))
+        self.loss(batch).backward()
+        torch.optim.SGD(self.head.parameters(), lr=0.1).step()
+        assert not torch.equal(self.head.layers[0].weight, before)
+        self.watch.seen.append(("after", experience.index))
+
+
+def test_a_module_is_told_before_and_after_and_may_train_when_it_consolidates(tmp_path):
+    module, watch = Hooked(ConvEncoder(width=4)), Watches()
+    module.watch = watch
+    fit_stream(trainer_for(tmp_path, callbacks=[watch]), module, stream_of())
+    events = ["before", "fit", "after", "test"]
+    assert watch.seen == [(event, experience) for experience in (0, 1) for event in events]
+
+
+def test_early_stopping_starts_anew_and_other_callbacks_live_on(tmp_path):
+    class Counts(pl.Callback):
+        epochs = ()
+
+        def on_train_end(self, trainer, pl_module):
+            self.epochs = (*self.epochs, trainer.current_epoch)
+
+    counts = Counts()
+    # Never better than at first: each experience stops after its second epoch.
+    stops = EarlyStopping("val/accuracy", mode="max", patience=1, min_delta=1.0)
+    trainer = trainer_for(tmp_path, max_epochs=9, callbacks=[counts, stops])
+    fit_stream(trainer, classifier(), stream_of(experiences=3, val_fraction=0.2))
+    assert counts.epochs == (2, 2, 2)
+    assert stops.wait_count == 0  # the user's own object stays as it was
+    assert trainer.callbacks.count(stops) == 1
+
+
+def test_each_experience_has_a_folder_and_only_its_end_is_kept(tmp_path):
+    fit_stream(trainer_for(tmp_path), classifier(), stream_of())
+    kept = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.ckpt"))
+    assert kept == [f"checkpoints/experience_{number}/end.ckpt" for number in (1, 2)]
+    end = torch.load(tmp_path / kept[0], weights_only=True)
+    assert end["optimizer_states"] == []
+    assert (tmp_path / "stream.json").is_file()
+
+
+def test_checkpoints_that_the_user_asked_for_stay_and_do_not_overwrite_each_other(tmp_path):
+    keep = ModelCheckpoint(dirpath=tmp_path / "mine", filename="{epoch}", save_top_k=-1)
+    fit_stream(trainer_for(tmp_path, callbacks=[keep]), classifier(), stream_of())
+    assert sorted(path.parent.name for path in (tmp_path / "mine").rglob("epoch=0.ckpt")) == [
+        "experience_1",
+        "experience_2",
+    ]
+
+
+def test_a_csv_logger_has_a_subfolder_for_each_experience(tmp_path):
+    logger = CSVLogger(tmp_path, name="logs")
+    metrics = ForgettingMetrics(verbose=False, plots=False)
+    trainer = trainer_for(tmp_path, logger=logger, log_every_n_steps=1, callbacks=[metrics])
+    fit_stream(trainer, classifier(), stream_of())
+    run = tmp_path / "logs" / "version_0"
+    assert "continual/average_accuracy" in (run / "metrics.csv").read_text()
+    for number in (1, 2):
+        text = (run / f"experience_{number}" / "metrics.csv").read_text()
+        assert "train/loss" in text.splitlines()[0]
+        assert len(text.splitlines()) == 6  # its own five steps
+    assert trainer.loggers == [logger]
+    assert run_folder(trainer) == run
+
+
+def test_fast_dev_run_goes_through_all_experiences_and_leaves_nothing(tmp_path):
+    watch = Watches()
+    fit_stream(trainer_for(tmp_path, fast_dev_run=True, callbacks=[watch]), classifier(), stream_of())
+    assert watch.seen == [("fit", 0), ("test", 0), ("fit", 1), ("test", 1)]
+    assert list(tmp_path.rglob("*.*")) == []
+
+
+# Forgetting on request
+
+
+def test_retraining_forgets_a_class_and_keeps_the_rest(tmp_path):
+    stream = stream_of(forget=[ForgetRequest(after=0, classes=[1])], training_set="seen", batch_size=32)
+    trained = {}
+
+    class Notes(pl.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            trained.setdefault(stream.current, set()).update(batch.label.tolist())
+
+    metrics = ForgettingMetrics(verbose=False)
+    trainer = trainer_for(tmp_path, max_epochs=3, callbacks=[Notes(), metrics])
+    module = classifier(restart=True, optimizer=lambda p: torch.optim.AdamW(p, lr=5e-3))
+    fit_stream(trainer, module, stream)
+    assert [event.kind for event in stream.experiences] == ["learn", "forget", "learn"]
+    assert trained == {0: {0, 1, 2, 3, 4}, 1: {0, 2, 3, 4}, 2: {0, *range(2, 10)}}
+    per_class = metrics.counted.per_class()
+    assert per_class[0][1] > 0.5
+    assert per_class[1][1] == 0
+    assert per_class[1][0] > 0.5
+
+
+def test_a_module_that_can_forget_is_asked_to_instead_of_being_trained(tmp_path):
+    class Forgetful(ContinualClassifier):
+        asked = ()
+
+        def forget_experience(self, experience, stream):
+            self.asked = (*self.asked, experience.classes)
+
+    watch, module = Watches(), Forgetful(ConvEncoder(width=4))
+    stream = stream_of(forget=[ForgetRequest(after=1, classes=[1, 3])])
+    fit_stream(trainer_for(tmp_path, callbacks=[watch]), module, stream)
+    assert module.asked == ((1, 3),)
+    assert watch.seen == [("fit", 0), ("test", 0), ("fit", 1), ("test", 1), ("test", 2)]
+
+
+def test_a_replay_memory_loses_what_is_to_be_forgotten(tmp_path):
+    class Forgetful(ContinualClassifier):
+        def forget_experience(self, experience, stream):
+            pass
+
+    stream = stream_of(forget=[ForgetRequest(after=0, classes=[1])], replay=ReservoirMemory(200))
+    fit_stream(trainer_for(tmp_path), Forgetful(ConvEncoder(width=4)), stream)
+    assert set(stream.replay.labels.tolist()) == {0, *range(2, 10)}
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("trainer", "stream", "message"),
+    [
+        ({"max_epochs": None}, {}, r"trainer.max_epochs must say how many epochs each experience takes, but None came"),
+        ({"max_epochs": -1}, {}, r"but -1 came"),
+        ({"max_epochs": 2}, {"online": True}, r"shows every record once, but trainer.max_epochs is 2. Set it to 1"),
+        ({"overfit_batches": 2}, {}, r"trainer.overfit_batches would replace"),
+        ({"strategy": "ddp_spawn", "devices": 2}, {}, r"Use 'ddp'"),
+        ({}, {"forget": [ForgetRequest(after=0, classes=[1])]}, r"ContinualClassifier cannot: it has no method"),
+    ],
+)
+def test_what_does_not_fit_a_stream_is_refused_before_anything_is_written(tmp_path, trainer, stream, message):
+    with pytest.raises(ConfigError, match=message):
+        fit_stream(trainer_for(tmp_path, **trainer), classifier(), stream_of(**stream))
+    assert list(tmp_path.rglob("*.*")) == []
+
+
+def test_a_checkpoint_of_another_stream_is_refused_by_what_differs(tmp_path):
+    fit_stream(trainer_for(tmp_path / "a"), classifier(), stream_of())
+    with pytest.raises(DataError, match=r"the seed is 1, not 0"):
+        fit_stream(trainer_for(tmp_path / "b"), classifier(), stream_of(seed=1), ckpt_path=tmp_path / "a")
+    other = stream_of(replay=ReservoirMemory(9))
+    with pytest.raises(ConfigError, match=r"data.replay is set"):
+        fit_stream(trainer_for(tmp_path / "b"), classifier(), other, ckpt_path=tmp_path / "a")
+
+
+def test_a_checkpoint_that_knows_no_stream_is_refused(tmp_path):
+    torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
+    with pytest.raises(ConfigError, match=r"other.ckpt does not say where in a stream"):
+        fit_stream(trainer_for(tmp_path), classifier(), stream_of(), ckpt_path=tmp_path / "other.ckpt")
+
+
+def test_a_broken_checkpoint_is_named_and_the_last_whole_one_taken(tmp_path, capsys):
+    fit_stream(trainer_for(tmp_path), classifier(), stream_of())
+    first, last = (tmp_path / "checkpoints" / f"experience_{number}" / "end.ckpt" for number in (1, 2))
+    last.write_bytes(last.read_bytes()[:2000])
+    assert latest_checkpoint(tmp_path) == first
+    assert f"{last} is broken" in capsys.readouterr().err
+    first.unlink()
+    with pytest.raises(ConfigError, match="holds no checkpoint of a stream"):
+        latest_checkpoint(tmp_path)
