@@ -25,7 +25,7 @@ from pvision.continual.metrics import (
     worst_case_accuracy,
 )
 from pvision.errors import ConfigError, MissingExtraError
-from pvision.training.run_files import write_whole
+from pvision.files import write_whole
 
 __all__ = ["Extras", "line", "metrics_of", "scalars", "write_files", "write_plots"]
 

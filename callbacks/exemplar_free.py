@@ -18,7 +18,8 @@ from pvision.callbacks._training_images import TrainingImages
 from pvision.checks import positive_int
 from pvision.continual.pixel_search import LIMITS, Finding, PixelSearch
 from pvision.errors import ConfigError, PrivacyError
-from pvision.training.run_files import is_trial, run_folder, write_whole
+from pvision.files import write_whole
+from pvision.training.run_files import is_trial, run_folder
 from pvision.training.trainer_parts import replaced
 
 __all__ = ["ExemplarFree"]

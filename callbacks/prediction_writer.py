@@ -11,7 +11,8 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_warn
 from typing_extensions import override
 
-from pvision.training.run_files import is_trial, run_folder, write_whole
+from pvision.files import write_whole
+from pvision.training.run_files import is_trial, run_folder
 
 __all__ = ["PredictionWriter"]
 

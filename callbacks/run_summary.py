@@ -16,7 +16,8 @@ from typing_extensions import override
 
 from pvision.callbacks._provenance import git_commit, peak_memory, seed, versions
 from pvision.callbacks._runs import copy_to_mlflow, run_id
-from pvision.training.run_files import is_trial, run_folder, write_whole
+from pvision.files import write_whole
+from pvision.training.run_files import is_trial, run_folder
 from pvision.training.trainer_parts import callbacks_of
 
 __all__ = ["ReportsPrivacy", "RunSummary"]

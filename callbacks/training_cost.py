@@ -19,7 +19,8 @@ from pvision.callbacks._provenance import peak_memory
 from pvision.callbacks._runs import copy_to_mlflow
 from pvision.continual.cost import NOT_COUNTED, ForwardCost, forward_cost, tensor_bytes, tensors_in
 from pvision.errors import ConfigError
-from pvision.training.run_files import is_trial, run_folder, write_whole
+from pvision.files import write_whole
+from pvision.training.run_files import is_trial, run_folder
 
 __all__ = ["TrainingCost"]
 

@@ -76,11 +76,11 @@ def _dispatch(argv: list[str]) -> int | None:
         print(_ledger(rest))
         return None
     if command == "repeat":
-        from pvision.cli.repeat import repeat
+        from pvision.cli.repetition.repeat import repeat
 
         return repeat(rest)
     if command == "compare":
-        from pvision.cli.compare import compare
+        from pvision.cli.comparison.compare import compare
 
         return compare(rest)
     if command == "demo":

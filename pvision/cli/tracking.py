@@ -20,7 +20,8 @@ from typing_extensions import override
 import pvision
 from pvision.callbacks._provenance import git_commit
 from pvision.errors import ConfigError, UserError
-from pvision.training.run_files import run_folder, run_loggers, write_whole
+from pvision.files import write_whole
+from pvision.training.run_files import run_folder, run_loggers
 
 __all__ = [
     "ROOT",

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, Literal
 
 from pvision.continual.experience import Experience, Positions
 from pvision.errors import DataError
+from pvision.files import write_whole
 
 __all__ = ["ExperienceEntry", "StreamManifest", "names_digest"]
 
@@ -125,14 +125,7 @@ class StreamManifest:
 
     def save(self, path: str | Path) -> None:
         """Write it as JSON; the file holds all of it or what it held before."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            temporary.write_text(json.dumps(self.as_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_whole(Path(path), json.dumps(self.as_dict(), indent=1, ensure_ascii=False) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> "StreamManifest":

@@ -1,6 +1,5 @@
-"""Where a run keeps its files, and how a file is written whole."""
+"""Where a run keeps its files."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +9,7 @@ from weakref import WeakKeyDictionary
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import Logger
 
-__all__ = ["is_trial", "one_run", "run_folder", "run_loggers", "write_whole"]
+__all__ = ["is_trial", "one_run", "run_folder", "run_loggers"]
 
 
 class _Run(NamedTuple):
@@ -63,14 +62,3 @@ def run_folder(trainer: pl.Trainer) -> Path:
 def is_trial(trainer: pl.Trainer) -> bool:
     """Return whether this is a ``fast_dev_run``, which leaves no traces."""
     return bool(getattr(trainer, "fast_dev_run", False))
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write ``text`` so that ``path`` holds either all of it or what it held before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

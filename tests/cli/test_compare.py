@@ -14,8 +14,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pvision.cli.differences import Difference, _holm
-from pvision.cli.groups import lower_is_better
+from pvision.cli.comparison.differences import Difference, _holm
+from pvision.cli.comparison.groups import lower_is_better
 
 AA, FORGETTING = "continual/average_accuracy", "continual/forgetting"
 PRIVATE = {"private": True, "unit": "clip", "mask": "public", "label": "public", "delta": 1e-5}

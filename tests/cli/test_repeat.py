@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from pvision.cli import repeat_runs
+from pvision.cli import main
+from pvision.cli.repetition import processes
 
 # Stands in for `pvision fit`, which takes ten seconds to load: does to a run what fate.json says.
 FIT = """
@@ -54,15 +55,14 @@ COMMAND = (sys.executable, "-c", FIT)
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(repeat_runs, "_COMMAND", COMMAND)
-    monkeypatch.setattr(repeat_runs, "_TICK", 0.01)
+    monkeypatch.setattr(processes, "_COMMAND", COMMAND)
+    monkeypatch.setattr(processes, "_TICK", 0.01)
     Path("toy.yaml").write_text("seed_everything: 7\n", encoding="utf-8")
 
 
 @pytest.fixture
 def repeat(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """Run the command in this process, without Lightning: ``repeat("--seeds", 2)``."""
-    from pvision.cli import main
 
     def call(*args: object, config: str = "toy.yaml") -> tuple[int, str, str]:
         capsys.readouterr()
@@ -284,8 +284,6 @@ def test_without_matplotlib_there_is_a_table_and_a_notice(repeat: Callable, monk
 
 
 def test_help_needs_no_arguments(capsys: pytest.CaptureFixture[str]) -> None:
-    from pvision.cli import main
-
     for args in (["repeat"], ["repeat", "--help"]):
         assert not main(args)
         assert "--class_orders 2" in capsys.readouterr().out
@@ -295,8 +293,9 @@ def test_help_needs_no_arguments(capsys: pytest.CaptureFixture[str]) -> None:
 
 DRIVER = f"""
 import sys
-from pvision.cli import main, repeat_runs
-repeat_runs._COMMAND = {COMMAND!r}
+from pvision.cli import main
+from pvision.cli.repetition import processes
+processes._COMMAND = {COMMAND!r}
 sys.exit(main())
 """
 
@@ -312,16 +311,16 @@ def wait_for(condition: Callable[[], object]) -> None:
 @pytest.fixture
 def started() -> Iterator[Callable[..., subprocess.Popen]]:
     """Start the command and return once its slow run goes on; what is left of it ends with the test."""
-    processes = []
+    started = []
 
     def start(*args: str) -> subprocess.Popen:
         command = [sys.executable, "-c", DRIVER, "repeat", "--config", "toy.yaml", *args]
-        processes.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
         wait_for(Path("waits").exists)
-        return processes[-1]
+        return started[-1]
 
     yield start
-    for process in processes:
+    for process in started:
         process.kill()
         process.communicate()
 

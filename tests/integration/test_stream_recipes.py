@@ -3,17 +3,22 @@
 import csv
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from pvision.cli import main
 from pvision.cli.recipes import names, text
+from pvision.continual.scenarios import ClassIncremental
+from pvision.datamodules import DigitsStream
 
 RECIPES = [name for name in names() if "Stream" in text(name)]
 SMALL = {
@@ -28,12 +33,44 @@ SMALL = {
 }
 
 
+def make_cifar100(root):
+    """Write CIFAR-100 in the layout of its archive, three training images and a test image of each class."""
+    folder = root / "cifar-100-python"
+    folder.mkdir(parents=True)
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 3072), np.uint8)
+    for name, count in (("train", 300), ("test", 100)):
+        labels = [position % 100 for position in range(count)]
+        content = {b"data": pixels[:count], b"fine_labels": labels, b"coarse_labels": [0] * count}
+        (folder / name).write_bytes(pickle.dumps(content, protocol=2))
+    names = [f"class {label:02}".encode() for label in range(100)]
+    (folder / "meta").write_bytes(pickle.dumps({b"fine_label_names": names}, protocol=2))
+
+
+def make_folder(root):
+    """Write the digits as coloured PNG files, a folder for each class."""
+    digits = DigitsStream(scenario=ClassIncremental(experiences=1))
+    digits.setup()
+    for position in range(400):
+        image = digits.train_source.image(position).expand(3, -1, -1).permute(1, 2, 0).numpy()
+        folder = root / f"digit {digits.train_source.labels[position]}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).resize((20, 20)).save(folder / f"{position}.png")
+
+
+LAYOUTS = {"replay_cifar100": make_cifar100, "replay_image_folder": make_folder}
+
+
 @pytest.fixture
 def small(workplace):
     """Return the flags that run a recipe in seconds."""
 
     def flags(recipe):
-        (workplace / "small.yaml").write_text(yaml.safe_dump(SMALL))
+        settings = dict(SMALL)
+        if recipe in LAYOUTS:
+            LAYOUTS[recipe](workplace / "mine")
+            settings["data"] = {"init_args": {"root": "mine", "num_workers": 0}}
+            settings["model"] = {"init_args": {"backbone": {"init_args": {"width": 4}}}}
+        (workplace / "small.yaml").write_text(yaml.safe_dump(settings))
         return ["--config", recipe, "--config", "small.yaml"]
 
     return flags
@@ -72,7 +109,7 @@ def test_a_recipe_learns_its_stream_and_its_checkpoint_can_be_used(recipe, small
     written = Path(capsys.readouterr().out.strip().splitlines()[-1]).with_name("predictions.csv")
     with written.open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert len({row["name"] for row in rows}) == len(rows) > 100
+    assert len({row["name"] for row in rows}) == len(rows) >= 75
 
 
 @pytest.mark.slow

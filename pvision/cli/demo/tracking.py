@@ -14,7 +14,7 @@ from pvision.callbacks._provenance import git_commit, versions
 from pvision.cli.demo.results import Row
 from pvision.cli.tracking import ROOT
 from pvision.errors import MissingExtraError
-from pvision.training.run_files import write_whole
+from pvision.files import write_whole
 
 __all__ = ["Tracked"]
 

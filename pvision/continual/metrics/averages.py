@@ -1,5 +1,7 @@
 """How accurate the model is over all it has learned: after each experience, and over the stream."""
 
+from collections.abc import Collection
+
 import numpy as np
 import numpy.typing as npt
 
@@ -10,15 +12,18 @@ from pvision.continual.metrics.registry import define, definition_of
 __all__ = ["accuracy_curve", "accuracy_diaz_rodriguez", "average_accuracy", "average_incremental_accuracy"]
 
 
-def accuracy_curve(matrix: npt.ArrayLike, *, counts: npt.ArrayLike | None = None) -> Floats:
+def accuracy_curve(
+    matrix: npt.ArrayLike, *, counts: npt.ArrayLike | None = None, forgotten: Collection[int] = ()
+) -> Floats:
     """Return AA_t for every row, ``(T,)``: the mean accuracy over the experiences learned so far.
 
     Args:
         matrix: R, ``(T, T)`` or with columns to come, fractions.
         counts: test records per experience, ``(T,)``; with them every record weighs the same (micro), without them
             every experience does (macro).
+        forgotten: columns that count nowhere, because those experiences were forgotten on request.
     """
-    return _curve(read(matrix, counts=counts), micro=counts is not None)
+    return _curve(read(matrix, counts=counts, forgotten=forgotten), micro=counts is not None)
 
 
 def average_accuracy(matrix: npt.ArrayLike, *, counts: npt.ArrayLike | None = None) -> float:

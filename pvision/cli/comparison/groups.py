@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,20 +28,13 @@ _OF_A_STREAM = (
     "continual/backward_transfer",
 )
 _OF_A_MODEL = ("test/", "segmentation/", "detection/")
-# Words in the last part of a metric's name that make it a cost.
-_COSTS = {
-    "forgetting",
-    "forgotten",
-    "intransigence",
-    "gap",
-    "deficit",
-    "loss",
-    "error",
-    "errors",
-    "perplexity",
-    "epsilon",
-}
-_COSTS |= {"seconds", "time", "bytes", "memory", "parameters", "macs", "gmacs", "forwards"}
+# Words in the last part of a metric's name that make it a cost, unless it is an accuracy.
+_COSTS = set(
+    "forgetting forgotten intransigence gap deficit loss error errors perplexity nll bce mae mse rmse ece brier wer cer "
+    "fid fpr fnr eer epsilon seconds time latency bytes mb mib gb gib memory parameters macs gmacs flops forwards".split()
+)
+_GAINS = {"accuracy", "acc"}
+_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 
 
 @dataclass(frozen=True)
@@ -183,8 +177,9 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def short(metric: str) -> str:
-    """Return the last part of a metric's name."""
-    return metric.rpartition("/")[2]
+    """Return the last part of a metric's name, which Lightning's number of a loader is not."""
+    name, _, loader = metric.partition("/dataloader_idx_")
+    return name.rpartition("/")[2] + (f"/dataloader_idx_{loader}" if loader else "")
 
 
 def titles(metrics: Sequence[str]) -> dict[str, str]:
@@ -195,7 +190,8 @@ def titles(metrics: Sequence[str]) -> dict[str, str]:
 
 def lower_is_better(metric: str) -> bool:
     """Return whether the metric is a cost, by the words of its name."""
-    return not _COSTS.isdisjoint(short(metric).split("_"))
+    words = {word.lower() for word in _WORD.findall(short(metric).partition("/")[0])}
+    return "forgotten" in words or not (_COSTS.isdisjoint(words) or words & _GAINS)
 
 
 def _curve(path: Path) -> list[float]:
@@ -205,6 +201,8 @@ def _curve(path: Path) -> list[float]:
 
     content = read_json(path)
     try:
-        return [float(value) for value in accuracy_curve(np.asarray(content["accuracy"], dtype=np.float64))]
+        accuracy = np.asarray(content["accuracy"], dtype=np.float64)
+        forgotten = [column for column in content.get("forgotten", ()) if column < len(accuracy)]
+        return [float(value) for value in accuracy_curve(accuracy, forgotten=forgotten)]
     except (ValueError, TypeError, KeyError) as error:
         raise DataError(f"{path} holds no accuracy matrix ({error}). Remove it, or run that run again.") from error

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pvision.cli.group_plots import picture, save
-from pvision.cli.groups import Group, lower_is_better
-from pvision.cli.repeat_index import write_whole
+from pvision.cli.comparison.groups import Group, lower_is_better
+from pvision.cli.comparison.plots import picture, save
 from pvision.errors import ConfigError, MissingExtraError
+from pvision.files import write_whole
 
 __all__ = ["as_json", "draw", "metric_row", "write_tables"]
 

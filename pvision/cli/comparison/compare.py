@@ -11,12 +11,12 @@ from typing import Any, NoReturn
 
 from typing_extensions import override
 
-from pvision.cli.compare_text import as_text
-from pvision.cli.differences import Difference, best_of, differences, relation_of_ranking
-from pvision.cli.group_files import as_json, draw, metric_row, write_tables
-from pvision.cli.groups import Group, choose_metrics, grouped
-from pvision.cli.runs import ROOT, Key, Run, find, read_json
-from pvision.cli.tables import PRIVATE
+from pvision.cli.comparison.differences import Difference, best_of, differences, relation_of_ranking
+from pvision.cli.comparison.files import as_json, draw, metric_row, write_tables
+from pvision.cli.comparison.groups import Group, choose_metrics, grouped
+from pvision.cli.comparison.tables import PRIVATE
+from pvision.cli.comparison.text import as_text
+from pvision.cli.runs import ROOT, Key, Run, find, read_json, setting
 from pvision.errors import ConfigError
 
 __all__ = ["compare"]
@@ -89,7 +89,9 @@ def _notes(groups: Sequence[Group], *, relation: str | None, ranked: bool) -> li
         notes.append(f"ranked at equal ε for {relation}; ε for other relations may differ.")
     if any(group.private for group in groups):
         notes.append(PRIVATE)
-    if mixed := _keys_of_different_streams(groups):
+    if len(data := _data_sets(groups)) > 1:
+        notes.append(f"the runs are on different data ({', '.join(data)}), which may be what tells the groups apart.")
+    elif mixed := _keys_of_different_streams(groups):
         notes.append(
             f"runs of equal seed and class order went through different streams ({', '.join(mixed)}): their {_STREAM} "
             "differ, so what tells the groups apart may be the data."
@@ -103,6 +105,17 @@ def _notes(groups: Sequence[Group], *, relation: str | None, ranked: bool) -> li
                 "may be too narrow."
             )
     return notes
+
+
+def _data_sets(groups: Sequence[Group]) -> list[str]:
+    """Return the classes of the data that runs were on, as far as a run's stream or configuration names it."""
+    found = set()
+    for run in (run for group in groups for run in group.runs):
+        path = run.folder / _STREAM
+        named = read_json(path).get("data") if path.is_file() else setting(run.config or {}, "data.class_path")
+        if isinstance(named, str):
+            found.add(named.rpartition(".")[2])
+    return sorted(found)
 
 
 def _keys_of_different_streams(groups: Sequence[Group]) -> list[str]:

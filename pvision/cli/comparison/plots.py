@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pvision.cli.groups import Group, lower_is_better, titles
+from pvision.cli.comparison.groups import Group, lower_is_better, titles
 from pvision.errors import MissingExtraError
 
 if TYPE_CHECKING:

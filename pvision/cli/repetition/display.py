@@ -4,12 +4,12 @@ import shutil
 import sys
 import time
 
-from pvision.cli.groups import Group, choose_metrics, short
-from pvision.cli.repeat_index import Index
-from pvision.cli.repeat_plan import Entry
-from pvision.cli.repeat_runs import Process
+from pvision.cli.comparison.groups import Group, choose_metrics, short
+from pvision.cli.comparison.tables import duration, number
+from pvision.cli.repetition.index import Index
+from pvision.cli.repetition.plan import Entry
+from pvision.cli.repetition.processes import Process
 from pvision.cli.runs import read
-from pvision.cli.tables import duration, number
 
 __all__ = ["Display"]
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Protocol
 
-from pvision.cli.repeat_index import Index
-from pvision.cli.repeat_plan import Entry
+from pvision.cli.repetition.index import Index
+from pvision.cli.repetition.plan import Entry
 from pvision.cli.runs import SUMMARY
 from pvision.errors import ConfigError
 

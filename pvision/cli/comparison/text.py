@@ -5,9 +5,9 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 
-from pvision.cli.differences import Difference
-from pvision.cli.groups import Group, lower_is_better, titles
-from pvision.cli.tables import MEANING, aligned, number, plus_minus
+from pvision.cli.comparison.differences import Difference
+from pvision.cli.comparison.groups import Group, lower_is_better, titles
+from pvision.cli.comparison.tables import MEANING, aligned, number, plus_minus
 
 __all__ = ["as_text"]
 
@@ -43,7 +43,7 @@ def _rows(groups: Sequence[Group], metrics: Sequence[str], best: Mapping[str, Gr
     heads = [f"{title} {'↓' if lower_is_better(metric) else '↑'}  " for metric, title in titles(metrics).items()]
     rows = [["", "runs", *heads, *(f"ε {relation}" for relation in relations)]]
     for group in groups:
-        cells = [_cell(group, metric) + (" *" if group is best[metric] else "  ") for metric in metrics]
+        cells = [_cell(group, metric) + (" *" if _as_good(group, best[metric], metric) else "  ") for metric in metrics]
         spans = [_span((group.epsilon or {}).get(relation)) for relation in relations]
         rows.append([group.name, str(len(group.runs)), *cells, *spans])
     return rows
@@ -53,6 +53,11 @@ def _cell(group: Group, metric: str) -> str:
     interval = group.interval(metric)
     few = interval is not None and interval.n < len(group.runs)
     return plus_minus(interval) + (f" (n {interval.n})" if interval and few else "")
+
+
+def _as_good(group: Group, best: Group | None, metric: str) -> bool:
+    mine, most = group.interval(metric), best and best.interval(metric)
+    return bool(mine and most) and math.isclose(mine.mean, most.mean, rel_tol=1e-12, abs_tol=1e-12)
 
 
 def _told_relations(groups: Sequence[Group]) -> list[str]:

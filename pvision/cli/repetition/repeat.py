@@ -3,14 +3,14 @@
 import sys
 from dataclasses import asdict
 
-from pvision.cli.group_files import draw, metric_row, write_tables
-from pvision.cli.groups import Group, choose_metrics, lower_is_better
-from pvision.cli.repeat_display import Display
-from pvision.cli.repeat_index import Index
-from pvision.cli.repeat_plan import Plan
-from pvision.cli.repeat_runs import Stop, hold, run_all
+from pvision.cli.comparison.files import draw, metric_row, write_tables
+from pvision.cli.comparison.groups import Group, choose_metrics, lower_is_better
+from pvision.cli.comparison.tables import MEANING, PRIVATE, aligned, number, plus_minus
+from pvision.cli.repetition.display import Display
+from pvision.cli.repetition.index import Index
+from pvision.cli.repetition.plan import Plan
+from pvision.cli.repetition.processes import Stop, hold, run_all
 from pvision.cli.runs import find
-from pvision.cli.tables import MEANING, PRIVATE, aligned, number, plus_minus
 
 __all__ = ["HELP", "repeat"]
 

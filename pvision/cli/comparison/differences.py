@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from pvision.cli.groups import Group, lower_is_better
+from pvision.cli.comparison.groups import Group, lower_is_better
 
 if TYPE_CHECKING:
     from pvision.continual.statistics import Interval
@@ -105,7 +105,7 @@ def _difference(first: Group, second: Group, metric: str) -> Difference:
 def _unpaired(first: Group, second: Group, metric: str, *, pairs: int) -> str:
     one, other = first.interval(metric), second.interval(metric)
     if one is None or other is None or min(one.n, other.n) < 2:
-        return "one run each cannot tell"
+        return "a single run cannot tell"
     apart = one.low > other.high or one.high < other.low
     found = "one pair" if pairs else "no two runs"
     return f"{found} with equal seed and class order; the intervals {'do not overlap' if apart else 'overlap'}"

@@ -1,17 +1,17 @@
 """The file that says how far a repeat is."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pvision.cli.repeat_plan import Entry, Plan
+from pvision.cli.repetition.plan import Entry, Plan
 from pvision.cli.runs import SUMMARY
 from pvision.errors import ConfigError, DataError
+from pvision.files import write_whole
 
-__all__ = ["Index", "write_whole"]
+__all__ = ["Index"]
 
 
 @dataclass
@@ -94,13 +94,6 @@ class Index:
         written = [(path.stat().st_mtime, path) for path in (self.plan.folder / entry.key).rglob(SUMMARY)]
         newest = max((pair for pair in written if pair[0] >= since), default=None)
         return str(newest[1].relative_to(self.plan.folder)) if newest else None
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write ``text`` so that ``path`` holds either all of it or what it held before."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 def _difference(found: Mapping[str, Any], asked: Mapping[str, Any]) -> str:

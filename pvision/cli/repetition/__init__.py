@@ -1,0 +1,3 @@
+"""`pvision repeat`: one configuration under several seeds and class orders."""
+
+__all__: list[str] = []
