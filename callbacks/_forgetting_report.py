@@ -79,7 +79,7 @@ def metrics_of(history: History, extras: Extras) -> dict[str, float]:
     for kind in history.kinds:
         accuracy = history.accuracy(kind)
         if len(accuracy):
-            found = _metrics(accuracy, history.forgotten, extras, extras.given(history, kind))
+            found = _metrics(accuracy, _gone(history), extras, extras.given(history, kind))
             values |= {_key(key, kind): value for key, value in found.items()}
     return values | _during(history) | _forgotten(history)
 
@@ -129,8 +129,8 @@ def write_plots(history: History, *, folder: Path, measure: str) -> list[Path]:
     accuracy, names = history.accuracy(), _names(history)
     try:
         figures = {
-            "accuracy_matrix.png": heatmap(accuracy, names, measure=measure),
-            "accuracy_curves.png": curves(accuracy, names, measure=measure),
+            "accuracy_matrix.png": heatmap(accuracy, names, measure=measure, forgotten=_gone(history)),
+            "accuracy_curves.png": curves(accuracy, names, measure=measure, forgotten=_gone(history)),
         }
     except MissingExtraError as error:
         rank_zero_info(f"No plots of the accuracy matrix: {error}")
@@ -138,8 +138,12 @@ def write_plots(history: History, *, folder: Path, measure: str) -> list[Path]:
     return [save(figure, folder / name) for name, figure in figures.items()]
 
 
-def _metrics(accuracy: Floats, forgotten: Sequence[int], extras: Extras, given: Mapping[str, Any]) -> dict[str, float]:
-    gone = [column for column in forgotten if column < len(accuracy)]
+def _gone(history: History) -> list[int]:
+    """Return the columns of R that were forgotten on request."""
+    return [column for column in history.forgotten if column < len(history.accuracy())]
+
+
+def _metrics(accuracy: Floats, gone: Sequence[int], extras: Extras, given: Mapping[str, Any]) -> dict[str, float]:
     values = summary(accuracy, **given, forgotten=gone)
     # Definitions that summary does not know of leave out what was forgotten on request with its row.
     kept = np.setdiff1d(np.arange(len(accuracy)), gone)

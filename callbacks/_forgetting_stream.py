@@ -9,7 +9,7 @@ import lightning.pytorch as pl
 from pvision.continual.experience import Experience
 from pvision.errors import ConfigError
 
-__all__ = ["IsStream", "Place", "place_in_stream", "stream_of"]
+__all__ = ["IsStream", "Place", "place_in_stream", "refuse_spent_trainer", "stream_of"]
 
 
 @runtime_checkable
@@ -54,6 +54,20 @@ def stream_of(trainer: pl.Trainer) -> IsStream | None:
     """Return the Trainer's data module if it goes through a stream."""
     data = getattr(trainer, "datamodule", None)
     return data if isinstance(data, IsStream) else None
+
+
+def refuse_spent_trainer(trainer: pl.Trainer) -> None:
+    """Refuse a fit that could not train because its Trainer had come to its end before: it is no experience.
+
+    Raises:
+        ConfigError: unless the Trainer was told not to train, or a stream says which experience this is.
+    """
+    meant_to = trainer.max_epochs and trainer.limit_train_batches and trainer.num_training_batches
+    if meant_to and stream_of(trainer) is None:
+        raise ConfigError(
+            "This fit trained nothing, because its Trainer had reached its max_epochs or max_steps before, so it is no "
+            "further experience. Make a new Trainer for each experience, and give it the same ForgettingMetrics."
+        )
 
 
 def place_in_stream(stream: IsStream, *, loaders: int | None, untrained: bool) -> Place:

@@ -1,12 +1,13 @@
 """Pictures of an accuracy matrix: the matrix itself, and how the accuracy on each experience moves."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pvision.continual.metrics import average_accuracy
+from pvision.continual.metrics import accuracy_curve
 from pvision.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -26,13 +27,16 @@ LONGEST_NAME = 18
 MOST_LABELS = 25  # lines that can be named beside their ends; of more, only the average is
 
 
-def heatmap(accuracy: np.ndarray, names: Sequence[str], *, measure: str = "accuracy") -> "Figure":
+def heatmap(
+    accuracy: np.ndarray, names: Sequence[str], *, measure: str = "accuracy", forgotten: Collection[int] = ()
+) -> "Figure":
     """Draw the lower triangle in percent, and each row's average over what was learned so far beside it.
 
     Args:
         accuracy: R, fractions ``(T, T)``: row t was measured after experience t; NaN cells stay empty.
         names: of the T experiences.
         measure: what the numbers are.
+        forgotten: columns that do not count in the averages, because they were forgotten on request.
 
     Raises:
         MissingExtraError: if matplotlib is not installed.
@@ -43,7 +47,7 @@ def heatmap(accuracy: np.ndarray, names: Sequence[str], *, measure: str = "accur
     table, averages = figure.subplots(1, 2, width_ratios=[count, 1])
     lower = np.where(np.tri(count, dtype=bool), accuracy, np.nan)
     _cells(table, lower, size=_number_size(count))
-    _cells(averages, _averages(accuracy)[:, None], size=_number_size(count))
+    _cells(averages, accuracy_curve(accuracy, forgotten=forgotten)[:, None], size=_number_size(count))
     labels = _labels(names)
     upright = all(len(label) <= 3 for label in labels)
     turned: dict[str, Any] = {} if upright else {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
@@ -58,7 +62,9 @@ def heatmap(accuracy: np.ndarray, names: Sequence[str], *, measure: str = "accur
     return figure
 
 
-def curves(accuracy: np.ndarray, names: Sequence[str], *, measure: str = "accuracy") -> "Figure":
+def curves(
+    accuracy: np.ndarray, names: Sequence[str], *, measure: str = "accuracy", forgotten: Collection[int] = ()
+) -> "Figure":
     """Draw the accuracy on each experience from when it was learned on, and the average over those learned so far.
 
     Args and Raises as for `heatmap`.
@@ -76,11 +82,11 @@ def curves(accuracy: np.ndarray, names: Sequence[str], *, measure: str = "accura
         if values.size:
             axis.plot(rows[measured], values, color=colour, linewidth=1.6, marker="o", markersize=4)
             ends.append((float(values[-1]), label, colour))
-    average = 100 * _averages(accuracy)
+    average = 100 * accuracy_curve(accuracy, forgotten=forgotten)
     if not np.isnan(average).all():
         axis.plot(np.arange(count), average, color=INK, linewidth=2.8, marker="o", markersize=5, zorder=5)
         ends.append((float(average[~np.isnan(average)][-1]), "average", INK))
-    axis.set_xticks(range(count), _labels(names) if count <= FULL_NAMES else [str(row) for row in range(count)])
+    axis.set_xticks(range(count), _labels(names) if count <= FULL_NAMES else _numbers(count))
     margin = 0.03 * max(count - 1, 1)
     axis.set_xlim(-margin, count - 1 + margin)
     axis.set_ylim(-3, 103)
@@ -99,13 +105,10 @@ def curves(accuracy: np.ndarray, names: Sequence[str], *, measure: str = "accura
 def save(figure: "Figure", path: Path) -> Path:
     """Write a figure as PNG and return its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=140)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the picture shows a box, the files the name
+        figure.savefig(path, dpi=140)
     return path
-
-
-def _averages(accuracy: np.ndarray) -> np.ndarray:
-    """Return the average accuracy of each row, NaN where a value is missing."""
-    return np.array([average_accuracy(accuracy[: row + 1, : row + 1]) for row in range(len(accuracy))])
 
 
 def _cells(axis: Any, values: np.ndarray, *, size: float) -> None:
@@ -118,7 +121,7 @@ def _cells(axis: Any, values: np.ndarray, *, size: float) -> None:
     square = values.shape[0] == values.shape[1]
     for row, column in zip(*np.nonzero(~np.isnan(values)), strict=True):
         value = float(values[row, column])
-        ink = "white" if value > 0.66 else INK
+        ink = "white" if value > 0.74 else INK
         weight = "bold" if square and row == column else "normal"
         text = f"{100 * value:.{digits}f}"
         axis.text(column, row, text, ha="center", va="center", fontsize=size, color=ink, fontweight=weight)
@@ -170,8 +173,14 @@ def _apart(values: Sequence[float], gap: float) -> list[float]:
 
 def _labels(names: Sequence[str]) -> list[str]:
     if len(names) > FULL_NAMES:
-        return [str(place) for place in range(len(names))]
-    return [name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…" for name in names]
+        return _numbers(len(names))
+    short = [name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1].rstrip()}…" for name in names]
+    return [name.replace("$", r"\$") for name in short]  # what stands between two $ matplotlib takes for a formula
+
+
+def _numbers(count: int) -> list[str]:
+    """Return the numbers of experiences as people count them, and as the run prints them."""
+    return [str(number) for number in range(1, count + 1)]
 
 
 def _number_size(count: int) -> float:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
 from pvision.errors import ConfigError
@@ -38,7 +39,7 @@ class TrainingImages:
         self._stream: Any = None
         self.forms: list[Callable[[Tensor], Tensor]] = []
         if given is not None:
-            self.read: Callable[[int], Tensor] = given.__getitem__
+            self.read: Callable[[int], Tensor] = lambda position: _as_bytes(given[position])
             everything = np.arange(len(given))
         elif hasattr(stream, "train_source") and hasattr(stream, "experiences"):
             self._stream = stream
@@ -72,3 +73,13 @@ class TrainingImages:
         learned = [event for event in self._stream.experiences[:events] if event.kind == "learn"]
         parts = [positions for event in learned for positions in (event.train, event.val)]
         return np.unique(np.concatenate([np.empty(0, dtype=np.int64), *parts]))
+
+
+def _as_bytes(image: Tensor) -> Tensor:
+    """Return an image of multiples of 1/255, as torchvision makes them, as the uint8 that files hold."""
+    if not isinstance(image, Tensor) or not image.is_floating_point():
+        return image
+    pixels = 255 * image.float()
+    whole = pixels.round()
+    exact = bool(((pixels - whole).abs() < 0.01).all() and (whole >= 0).all() and (whole <= 255).all())
+    return whole.to(torch.uint8) if exact else image

@@ -14,7 +14,7 @@ from typing_extensions import override
 from pvision.callbacks._forgetting_batches import each_record_once, refuse_lost_processes
 from pvision.callbacks._forgetting_history import Floats, History
 from pvision.callbacks._forgetting_report import Extras, line, metrics_of, scalars, write_files, write_plots
-from pvision.callbacks._forgetting_stream import Place, place_in_stream, stream_of
+from pvision.callbacks._forgetting_stream import Place, place_in_stream, refuse_spent_trainer, stream_of
 from pvision.callbacks._forgetting_values import Evaluation, Measured, Metric, choose, per_class, per_loader
 from pvision.callbacks._runs import copy_to_mlflow
 from pvision.checks import one_of, positive
@@ -100,6 +100,7 @@ class ForgettingMetrics(Callback):
         self._history = History()
         self._fits = 0  # that have ended
         self._fitting = False
+        self._trained = False  # in this fit, or in the one that it resumes
         self._phase: str | None = None
         self._evaluation: Evaluation | None = None
         self._sharing = ExitStack()
@@ -137,6 +138,7 @@ class ForgettingMetrics(Callback):
         evaluates = self._phase not in (None, "fit")
         if evaluates and (self._fits or not self._history.empty):
             return  # `test(ckpt_path="best")` after fit: what was measured since that checkpoint is known here
+        self._trained = True
         # A checkpoint from within a fit holds a model of that fit's experience.
         self._fits = state_dict["fits"] + int(evaluates and state_dict["fitting"])
         self._history.load_state_dict(state_dict["history"])
@@ -145,7 +147,7 @@ class ForgettingMetrics(Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self._end()
         refuse_lost_processes(trainer)
-        self._phase = stage
+        self._phase, self._trained = stage, False
         self._sharing.enter_context(each_record_once(trainer, _STAGES[self.stage]))
 
     @override
@@ -153,9 +155,15 @@ class ForgettingMetrics(Callback):
         self._fitting = not is_trial(trainer)
 
     @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._trained = True
+
+    @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not self._fitting:
             return
+        if not self._trained:
+            refuse_spent_trainer(trainer)
         self._fits, self._fitting = self._fits + 1, False
         if self._history.during:
             self._publish(trainer)

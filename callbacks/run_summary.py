@@ -11,13 +11,12 @@ from typing import Any, Protocol, runtime_checkable
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from typing_extensions import override
 
 from pvision.callbacks._provenance import git_commit, peak_memory, seed, versions
 from pvision.callbacks._runs import copy_to_mlflow, run_id
 from pvision.files import write_whole
-from pvision.training.run_files import is_trial, run_folder
+from pvision.training.run_files import is_part_of_run, is_trial, run_folder
 from pvision.training.trainer_parts import callbacks_of
 
 __all__ = ["ReportsPrivacy", "RunSummary"]
@@ -52,6 +51,7 @@ class RunSummary(Callback):
     """Write ``summary.json`` into the run's folder, and to MLflow if that tracks the run.
 
     The file is written when fit, validate, test or predict ends, also by an exception; stages of one run add to it.
+    While a run along a stream goes on, its status there is ``"RUNNING"``.
     A resumption that is refused before it begins leaves the file of the run that it would have continued.
     MLflow gets a copy of the run's privacy ledger too.
     Infinite and undefined numbers stand in it as the strings ``"inf"``, ``"-inf"`` and ``"nan"``. Nothing is written
@@ -94,7 +94,7 @@ class RunSummary(Callback):
     @override
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self._collect(trainer, pl_module)
-        self._write(trainer, "FINISHED")
+        self._write(trainer, "RUNNING" if is_part_of_run(trainer) else "FINISHED")
 
     @override
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
@@ -103,11 +103,22 @@ class RunSummary(Callback):
         resumes = trainer.ckpt_path is not None and self._stages == ["fit"] and not self._began
         if resumes and self._folder is not None and (self._folder / "summary.json").exists():
             return
+        self._write_failure(trainer, pl_module, exception)
+
+    def on_stream_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, error: BaseException | None) -> None:
+        """Say how a run of several fits ended; `pvision.training.streams.fit_stream` calls this."""
+        if error is None:
+            self._write(trainer, "FINISHED")
+        elif self._stages:
+            self._write_failure(trainer, pl_module, error)
+
+    def _write_failure(self, trainer: pl.Trainer, pl_module: pl.LightningModule, error: BaseException) -> None:
         try:
             self._collect(trainer, pl_module)
-        except Exception as error:
-            exception.add_note(f"summary.json is incomplete: {error}")
-        self._write(trainer, "KILLED" if isinstance(exception, KeyboardInterrupt | SIGTERMException) else "FAILED")
+        except Exception as another:
+            error.add_note(f"summary.json is incomplete: {another}")
+        # After Ctrl-C Lightning leaves by SystemExit, and so it does after SIGTERM.
+        self._write(trainer, "KILLED" if isinstance(error, KeyboardInterrupt | SystemExit) else "FAILED")
 
     def _begin(self) -> None:
         self._stages: list[str] = []

@@ -68,6 +68,8 @@ class TrainingCost(Callback):
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self._stage = stage
+        if stage == "fit":
+            self._fit = _Watch()  # a fit that failed before does not count; one that is resumed is in the checkpoint
 
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -82,6 +84,8 @@ class TrainingCost(Callback):
 
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if is_trial(trainer):
+            return
         index = _experience(trainer, self._fits)
         self._fits += 1
         measured = self._fit.stop(trainer, "fit_seconds", "train_images_per_second")

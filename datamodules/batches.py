@@ -58,7 +58,7 @@ class ShuffledBatches(DistributedSampler[list[int]]):
         super().__init__(records, num_replicas=share.world_size, rank=share.rank)
         if batch_size % share.world_size:
             raise ConfigError(
-                f"data.batch_size counts the clips of all processes together and must be a multiple of their number, "
+                f"data.batch_size counts the records of all processes together and must be a multiple of their number, "
                 f"{share.world_size}, but {batch_size} came. Change it, or trainer.devices."
             )
         if seed is None and share.world_size > 1:

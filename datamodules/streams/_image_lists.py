@@ -62,7 +62,7 @@ def sources_of(splits: ImageSplits) -> tuple[tuple[str, ...], FileImages, FileIm
     """Return the names of the classes, and the sources of the training and the test images.
 
     Raises:
-        DataError: if a split is empty, or a test image has a class without training images.
+        DataError: if a split is empty, or a class has training images or test images only.
     """
     names = tuple(splits.class_names or sorted({row.label for row in splits.train}))
     for kind, rows in (("training", splits.train), ("test", splits.test)):
@@ -73,6 +73,12 @@ def sources_of(splits: ImageSplits) -> tuple[tuple[str, ...], FileImages, FileIm
         raise DataError(
             f"{splits.root}: the class {unknown[0]!r} has test images and no training images ({len(unknown)} such "
             "classes). Complete the training images, or take the test images out."
+        )
+    untested = sorted({row.label for row in splits.train} - {row.label for row in splits.test})
+    if untested:
+        raise DataError(
+            f"{splits.root}: the class {untested[0]!r} has training images and no test images ({len(untested)} such "
+            "classes), so that nothing would be measured on it. Add some, or take the class out."
         )
     labels = {name: label for label, name in enumerate(names)}
     train, test = (_source(rows, splits.root, labels) for rows in (splits.train, splits.test))
@@ -125,7 +131,10 @@ def folder_rows(root: Path, folder: Path, *, domain: str | None = None, inner: s
     Raises:
         DataError: if there is no class folder, or one holds no image.
     """
-    classes = class_folders(folder)
+    try:
+        classes = class_folders(folder)
+    except OSError as error:
+        raise _unlistable(folder, error) from error
     if not classes:
         raise DataError(f"{folder} holds no class folders. Expected is {folder}/CLASS/IMAGE.")
     rows = []
@@ -247,10 +256,17 @@ def _image_names(folder: Path) -> list[str]:
     try:
         names = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
     except OSError as error:
-        raise DataError(
-            f"{folder} cannot be listed: {error.strerror or error}. A folder of images is expected."
-        ) from error
+        raise _unlistable(folder, error) from error
     images = sorted(name for name in names if Path(name).suffix.lower() in _SUFFIXES)
+    if not images and any((folder / name).is_dir() for name in names):
+        raise DataError(
+            f"{folder} holds folders, but no images. Put the images of a class directly into its folder; if "
+            f"{folder.name!r} is a domain with class folders in it, use ImageFolderStream with domains: true."
+        )
     if not images:
-        raise DataError(f"{folder} holds no images ({', '.join(sorted(_SUFFIXES))}). Fill it, or take it away.")
+        raise DataError(f"{folder} holds no images ({', '.join(sorted(_SUFFIXES))}). Fill it, or remove it.")
     return images
+
+
+def _unlistable(folder: Path, error: OSError) -> DataError:
+    return DataError(f"{folder} cannot be listed: {error.strerror or error}. A folder that can be read is expected.")

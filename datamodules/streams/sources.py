@@ -66,9 +66,10 @@ class ArrayImages:
         prefix: str,
         domains: Sequence[str] | None = None,
     ) -> None:
-        if images.ndim != 4 or images.dtype != np.uint8:
+        if not isinstance(images, np.ndarray) or images.ndim != 4 or images.dtype != np.uint8:
             raise DataError(
-                f"The {prefix} images must be uint8 (N, C, H, W), but {images.dtype} of shape {images.shape} came."
+                f"The {prefix} images must be a NumPy array, uint8 (N, C, H, W), but {type(images).__name__} of "
+                f"{images.dtype} and shape {tuple(images.shape)} came."
             )
         self.labels = _labels(labels, len(images), prefix)
         self.names = [f"{prefix}/{position}" for position in range(len(images))]
@@ -119,13 +120,13 @@ class FileImages:
         """Return an image: uint8 ``(3, H, W)``.
 
         Raises:
-            DataError: if the file cannot be decoded.
+            DataError: if the file cannot be decoded, or has more than 8 bits per pixel and channel.
             MissingExtraError: if Pillow is not installed.
         """
         path = self._root / self.names[position]
         try:
             pixels = _decode(path)
-        except MissingExtraError:
+        except (DataError, MissingExtraError):
             raise
         except Exception as error:  # Pillow lets through whatever its decoders meet in a damaged file
             raise DataError(f"{path} cannot be read as an image ({error}). Mend or remove the file.") from error
@@ -138,6 +139,10 @@ def _decode(path: Path) -> npt.NDArray[np.uint8]:
     except ModuleNotFoundError as error:
         raise MissingExtraError("pillow", "continual", "Reading image files") from error
     with Image.open(path) as image:
+        if image.mode[0] in "IF":  # Pillow would cut all values off at 255 and give a white picture
+            raise DataError(
+                f"{path} has more than 8 bits per pixel (Pillow's mode {image.mode}). Scale it to 8 bits first."
+            )
         return np.array(image.convert("RGB"))
 
 

@@ -3,6 +3,7 @@
 import os
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -258,6 +259,17 @@ class TaskStream(pl.LightningDataModule):
                 experiences=division.entries(self.train_source.names, self.test_source.names),
             )
         return self._manifest
+
+    def training_settings(self) -> dict[str, Any]:
+        """Return what decides, beside the split, which batches training sees; plain values."""
+        return {
+            "batch_size": self.batch_size,
+            "replay_batch_size": self.replay_batch_size,
+            "training_set": self.training_set,
+            "online": self.online,
+            # Of anything but a dataclass the text would hold its address.
+            "preprocessing": repr(self.preprocessing) if is_dataclass(self.preprocessing) else None,
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the stream stands, what the replay memory holds, and which stream it is."""

@@ -204,6 +204,11 @@ class TrainingCLI(LightningCLI):
             self.datamodule.prepare_data()
             self.datamodule.setup(str(self.subcommand))
         if self.subcommand == "fit":
+            if isinstance(self.datamodule, TaskStream) and str(self._settings.ckpt_path) in _LIGHTNINGS_OWN:
+                raise ConfigError(
+                    f"--ckpt_path {self._settings.ckpt_path}: a stream goes on from a file or from its run's folder, "
+                    "mlruns/EXPERIMENT/RUN. Give one of them."
+                )
             early.check_fit(self.trainer, self.model, self.datamodule)
         if isinstance(self.model, ChecksData):
             self.model.check(self.datamodule)

@@ -33,6 +33,7 @@ class Contents:
         where: the file, and the member's name.
         value: tensors, as nested containers.
         picture: ``(H, W, 3)`` uint8.
+        lossy: whether the picture's format changes pixels.
         stream: a packed file, opened; the reader closes it.
         problem: why it is none of these.
     """
@@ -40,6 +41,7 @@ class Contents:
     where: str
     value: Any = None
     picture: Tensor | None = None
+    lossy: bool = False
     stream: IO[bytes] | None = None
     problem: str = ""
 
@@ -97,15 +99,24 @@ def _zip(stream: IO[bytes], where: str) -> Iterator[Contents]:
             if not member.is_dir():
                 with archive.open(member) as packed:
                     yield Contents(f"{where}/{member.filename}", stream=_unpacked(packed))
+                if "/data/" in member.filename and f"{member.filename.partition('/')[0]}/data.pkl" in names:
+                    yield from _storage(archive.read(member), f"{where}/{member.filename}")
+
+
+def _storage(data: bytes, where: str) -> Iterator[Contents]:
+    """Yield what torch wrote of a tensor, whose type only the pickled part of the file knows, as each type of float."""
+    for kind in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
+        if data and len(data) % kind.itemsize == 0:
+            yield Contents(where, value=torch.frombuffer(bytearray(data), dtype=kind))
 
 
 def _torch(stream: IO[bytes], where: str) -> Contents:
-    """Load a file of torch; where that would run code, say so: its bytes and its members are searched anyway."""
+    """Load a file of torch; where that would run code, say so: its bytes and members are searched anyway."""
     try:
         return Contents(where, value=torch.load(stream, map_location="cpu", weights_only=True))
     except _BROKEN as error:
         reason = str(error).partition("\n")[0][:160]
-        return Contents(where, problem=f"tensors of other types than uint8 were not searched ({reason})")
+        return Contents(where, problem=f"it could not be loaded, so its bytes were searched instead ({reason})")
 
 
 def _picture(stream: IO[bytes], where: str) -> Contents:
@@ -114,7 +125,8 @@ def _picture(stream: IO[bytes], where: str) -> Contents:
     except ImportError:
         return Contents(where, problem="pictures need Pillow, which is not installed (pip install pillow)")
     with Image.open(stream) as image:
-        return Contents(where, picture=torch.from_numpy(np.array(image.convert("RGB"))))
+        pixels = torch.from_numpy(np.array(image.convert("RGB")))
+        return Contents(where, picture=pixels, lossy=image.format in ("JPEG", "WEBP"))
 
 
 def _unpacked(packed: IO[bytes] | gzip.GzipFile) -> IO[bytes]:

@@ -15,6 +15,7 @@ from pvision.checks import positive_int
 from pvision.continual._canonical_images import CanonicalIndex, apart
 from pvision.continual._pixel_bytes import CARRY, ByteIndex
 from pvision.continual._pixel_files import contents, fitted
+from pvision.continual._pixel_losses import LOSSY_DISTANCE, same_but_for_loss
 from pvision.continual._pixel_values import leaves
 from pvision.errors import DataError
 
@@ -24,7 +25,8 @@ LIMITS = (
     "images that were cropped, rotated, flipped, blurred, mixed or otherwise augmented",
     "images that a model could generate, and features from which they could be reconstructed",
     "encrypted data, and compressed data other than zip, gzip, .npz, .pt, .ckpt and image files",
-    "image files that are lossy below a quality of about 75, and images resized in tensors",
+    "image files that are lossy below a quality of about 75, some small ones of little contrast above, and images "
+    "resized in tensors",
     "floating-point pixels in formats other than .pt, .ckpt, .npy, .npz and .safetensors, and tensors in which the "
     "images do not begin at a multiple of their size",
     "numbers coarser than bfloat16, pixels written as text, videos",
@@ -32,7 +34,7 @@ LIMITS = (
 )
 """What the search cannot see."""
 
-_LOSSY_DISTANCE = 0.12  # JPEG at quality 75: half of Fashion-MNIST below 0.08, nine tenths below 0.12
+_PICTURE_DISTANCE = 0.12  # JPEG at quality 75: half of Fashion-MNIST below 0.08, nine tenths below 0.12
 _SAME = 1e-3  # a form this near to its image needs no entry of its own
 _CHUNK = 1 << 24  # bytes of a file that are searched at once
 _BATCH = 1 << 20  # pixels that are taken in at once
@@ -235,7 +237,7 @@ class PixelSearch:
             if part.problem:
                 self.searched.unread.append(f"{part.where}: {part.problem}")
             elif part.picture is not None:
-                self._picture(part.picture, part.where, found)
+                self._picture(part.picture, part.where, found, lossy=part.lossy)
             elif part.stream is None:
                 self._value(part.value, part.where, found)
             else:
@@ -248,12 +250,15 @@ class PixelSearch:
         else:
             self._stream(stream, where, found, depth)
 
-    def _picture(self, picture: Tensor, where: str, found: "_Found") -> None:
+    def _picture(self, picture: Tensor, where: str, found: "_Found", *, lossy: bool) -> None:
         """Compare a picture with the training images in their commonest sizes, and in its own."""
+        least = LOSSY_DISTANCE if lossy else _PICTURE_DISTANCE
         for size in self._tensors.sizes((picture.shape[0], picture.shape[1])):
             pixels, resized = fitted(picture, *size)
-            for match in self._tensors.matches(pixels, least=_LOSSY_DISTANCE):
-                if apart(pixels.flatten(), self._image(match.entry), match.order) <= match.limit:
+            for match in self._tensors.matches(pixels, least=least):
+                image = self._image(match.entry)
+                limit = _PICTURE_DISTANCE if lossy else match.limit
+                if apart(pixels.flatten(), image, match.order) <= limit or (lossy and same_but_for_loss(pixels, image)):
                     how = "a picture" + ", resized" * resized
                     found.add(where, self._entries[match.entry][0], how)
                     return

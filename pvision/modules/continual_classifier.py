@@ -119,7 +119,7 @@ class ContinualClassifier(pl.LightningModule):
         }
 
     def predict_step(self, batch: ImageBatch, batch_idx: int, dataloader_idx: int = 0) -> Mapping[str, Tensor]:
-        """Return the images' positions and the probabilities of all classes of the data, unseen ones 0."""
+        """Return the images' positions and probabilities of labels from 0 to the largest seen, 0 for unseen ones."""
         probabilities = self(batch.image).softmax(1)
         known = self.head.classes
         wide = probabilities.new_zeros(len(probabilities), max(known, default=-1) + 1)
@@ -134,11 +134,12 @@ class ContinualClassifier(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": self._scheduler(optimizer)}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep which classes the head's columns stand for."""
+        """Keep which classes the head's columns stand for, and what ``restart`` starts from."""
         checkpoint[_KEY] = {
             "sizes": list(self.head.sizes),
             "classes": list(self.head.classes),
             "classes_of": [list(classes) for classes in self.classes_of],
+            "initial": self._initial,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -155,6 +156,9 @@ class ContinualClassifier(pl.LightningModule):
             )
         self.head.grow_like(state["sizes"], state["classes"])
         self.classes_of = [tuple(classes) for classes in state["classes_of"]]
+        if self.restart:
+            # Those of the run that goes on: a new process may have drawn others.
+            self._initial = {name: tensor.clone() for name, tensor in state["initial"].items()} or self._initial
 
     def _task_aware(self, logits: Tensor, experience: Tensor) -> Tensor:
         chosen = torch.full_like(experience, -1)

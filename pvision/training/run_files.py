@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import Logger
 
-__all__ = ["is_trial", "one_run", "run_folder", "run_loggers"]
+__all__ = ["is_part_of_run", "is_trial", "one_run", "run_folder", "run_loggers"]
 
 
 class _Run(NamedTuple):
@@ -36,6 +36,11 @@ def one_run(trainer: pl.Trainer) -> Iterator[None]:
     finally:
         del _several_fits[trainer]
         trainer.loggers = run.loggers
+
+
+def is_part_of_run(trainer: pl.Trainer) -> bool:
+    """Return whether the fit or test of the moment is one of several that make a run."""
+    return trainer in _several_fits
 
 
 def run_loggers(trainer: pl.Trainer) -> list[Logger]:

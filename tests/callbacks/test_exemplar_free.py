@@ -299,3 +299,16 @@ def test_in_a_stream_with_a_resize_the_prepared_images_are_searched_for_too() ->
 def test_a_stream_that_replays_is_refused_at_the_start() -> None:
     with pytest.raises(ConfigError, match=r"the stream replays from ReservoirMemory\(size=5\)"):
         trainer(ExemplarFree()).fit(Net(), datamodule=Stream(replay=ReservoirMemory(5)))
+
+
+class RawBytes(Net):
+    def on_train_end(self) -> None:
+        folder = Path(self.trainer.loggers[0].log_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "cache").write_bytes(b"head" + IMAGES[HIDDEN].numpy().tobytes())
+
+
+def test_bytes_are_found_of_images_that_were_given_as_fractions() -> None:
+    callback = ExemplarFree(images=IMAGES / 255)
+    with pytest.raises(PrivacyError, match=r"cache \(a run of uint8 pixels\)"):
+        trainer(callback, enable_checkpointing=False).fit(RawBytes(), loader())

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pvision.callbacks._forgetting_history import History
 from pvision.callbacks._forgetting_report import Extras, metrics_of, write_files, write_plots
 from pvision.callbacks._forgetting_stream import Place
-from pvision.callbacks._matrix_plots import _apart, curves, heatmap
+from pvision.callbacks._matrix_plots import _apart, curves, heatmap, save
 from pvision.continual.experience import Experience
 from pvision.continual.metrics import forgetting
 
@@ -146,6 +146,20 @@ def test_the_picture_shows_the_lower_triangle_in_percent() -> None:
     assert [text.get_text() for text in averages.texts] == ["90.0", "75.0", "68.3"]
 
 
+def test_pictures_leave_out_of_averages_what_was_forgotten_on_request() -> None:
+    pytest.importorskip("matplotlib")
+    averages = heatmap(np.array(R), ["a", "b", "c"], forgotten=[1]).axes[1]
+    assert [text.get_text() for text in averages.texts] == ["90.0", "70.0", "77.5"]
+    lines = curves(np.array(R), ["a", "b", "c"], forgotten=[1]).axes[0].get_lines()
+    np.testing.assert_allclose(lines[-1].get_ydata(), [90, 70, 77.5])
+
+
+def test_names_of_any_kind_can_be_drawn(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    pytest.importorskip("matplotlib")
+    save(heatmap(np.array(R), [r"$\frac$", "顔", "x" * 300]), tmp_path / "a.png")
+    assert [str(one.message) for one in recwarn if issubclass(one.category, UserWarning)] == []
+
+
 def test_without_matplotlib_there_are_files_but_no_pictures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -193,3 +207,14 @@ def test_mlflow_gets_the_files_and_the_numbers(tmp_path: Path) -> None:
     assert {"accuracy_matrix.csv", "accuracy_matrix.json", "accuracy_matrix.png", "accuracy_curves.png"} <= names
     (entry,) = client.get_metric_history(logger.run_id, "continual/average_accuracy")
     assert (entry.value, entry.step) == (1.0, 0)
+
+
+def test_pictures_of_many_experiences_number_them_from_one_as_the_run_prints_them() -> None:
+    pytest.importorskip("matplotlib")
+    accuracy = np.tril(np.full((10, 10), 0.7))
+    table, averages = heatmap(accuracy, [f"classes {place}" for place in range(10)]).axes
+    axis = curves(accuracy, [f"classes {place}" for place in range(10)]).axes[0]
+    numbers = [str(number) for number in range(1, 11)]
+    for labels in (table.get_xticklabels(), table.get_yticklabels(), axis.get_xticklabels()):
+        assert [label.get_text() for label in labels] == numbers
+    assert {text.get_color() for text in averages.texts} == {"#22303c"}, "dark on the middle blue: 5:1, white 2.6:1"

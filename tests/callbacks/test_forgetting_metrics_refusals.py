@@ -19,6 +19,17 @@ def test_percentages_are_refused_with_the_remedy_and_divided_if_asked_for() -> N
     assert callback.matrix[0, 0] == pytest.approx(0.9)
 
 
+def test_a_fit_that_could_not_train_is_no_experience() -> None:
+    callback, module = ForgettingMetrics(plots=False), Scripted()
+    run = trainer(callback)
+    run.fit(module, loaders()[0])
+    run.test(module, loaders(), verbose=False)
+    with pytest.raises(ConfigError, match="This fit trained nothing, because its Trainer had reached its max_epochs"):
+        run.fit(module, loaders()[1])
+    assert len(callback.matrix) == 1
+    trainer(callback, max_epochs=0).fit(module, loaders()[1])  # who asks for no training knows what he gets
+
+
 @pytest.mark.parametrize(
     ("metric", "message"),
     [

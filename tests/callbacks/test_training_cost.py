@@ -305,3 +305,14 @@ def test_a_trial_run_leaves_nothing() -> None:
     one.test(module, loader(), verbose=False)
     assert not list(Path().rglob("cost.*"))
     assert callback.summary_metrics() == {}
+    trainer(callback).fit(module, loader())
+    assert [row["experience"] for row in rows()] == [0], "a trial is no experience"
+
+
+def test_images_of_a_fit_that_failed_do_not_count_in_the_next() -> None:
+    callback, module = TrainingCost(), Net()
+    with pytest.raises(RuntimeError, match="pulled the plug"):
+        trainer(callback, Stops(), logger=False, max_epochs=2).fit(module, loader())
+    trainer(callback, logger=False).fit(module, loader())
+    found = callback.summary_metrics()
+    assert found["cost/train_images_per_second"] * found["cost/fit_seconds"] == pytest.approx(12)

@@ -91,7 +91,7 @@ def test_runs_of_one_name_are_one_row_with_mean_and_interval_and_the_best_is_mar
 def test_a_single_run_has_no_interval_and_no_verdict(compare: Callable) -> None:
     out = compare(run("a", AA=0.5), run("b", AA=0.6))[1]
     assert rows(out) == {"a": ["1", "0.5000", "±", "–"], "b": ["1", "0.6000", "±", "–", "*"]}
-    assert "one run each cannot tell" in out
+    assert "a single run cannot tell" in out
     assert "noise" not in out
 
 
@@ -284,12 +284,39 @@ def test_a_metric_that_a_run_lacks_is_one_message_with_those_it_has(compare: Cal
     assert "the run in mlruns/1/b1 has no such metric; it has test/accuracy." in err
 
 
-@pytest.mark.parametrize("name", ["continual/forgetting", "train/loss", "cost/seconds", "continual/forgetting_micro"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "continual/forgetting",
+        "train/loss",
+        "cost/seconds",
+        "continual/forgetting_micro",
+        "continual/forgotten_accuracy",
+        "test_loss/dataloader_idx_1",
+        "test/loss/dataloader_idx_0",
+        "test-loss",
+        "valLoss",
+        "MSE",
+        "test/nll",
+        "cost/peak_memory_mib",
+    ],
+)
 def test_costs_are_known_by_their_words(name: str) -> None:
     assert lower_is_better(name)
 
 
-@pytest.mark.parametrize("name", ["continual/average_accuracy", "continual/backward_transfer", "test/miou", "a/lossy"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "continual/average_accuracy",
+        "continual/backward_transfer",
+        "test/miou",
+        "a/lossy",
+        "test/memory_accuracy",
+        "test_acc/dataloader_idx_0",
+        "cost/train_images_per_second",
+    ],
+)
 def test_gains_are_not_costs(name: str) -> None:
     assert not lower_is_better(name)
 
@@ -330,6 +357,37 @@ def test_different_streams_under_one_seed_are_told(changes: dict, differs: bool,
         experience = {"name": "classes 0-1", "classes": [0, 1], "train_names": "5f3a", **more}
         (run(name, AA=0.5) / "stream.json").write_text(json.dumps({"data": "Digits", "experiences": [experience]}))
     assert ("went through different streams (seed 1)" in compare("a1", "b1")[1]) is differs
+
+
+@pytest.mark.parametrize(("data", "told"), [("Digits", False), ("Fashion", True)])
+def test_runs_on_other_data_are_told_without_pairs_too(data: str, told: bool, compare: Callable) -> None:
+    def on(name: str) -> dict:
+        return {"data": {"class_path": f"pvision.datamodules.{name}", "init_args": {"batch_size": 2}}}
+
+    out = compare(run("a", 1, AA=0.5, config=on("Digits")), run("b", 2, AA=0.6, config=on(data)))[1]
+    assert ("on different data (Digits, Fashion)" in out) is told
+    for path in ("a", "b"):
+        (Path("mlruns/1") / f"{path}{'ab'.index(path) + 1}" / "stream.json").write_text(json.dumps({"data": "Digits"}))
+    assert "different data" not in compare("a1", "b2")[1], "what a run went through is known better from its stream"
+
+
+def test_equal_means_are_equally_good(compare: Callable) -> None:
+    out = compare(*three("a", 0.1, 0.2, 0.3), *three("b", 0.3, 0.2, 0.1), *three("c", 0.1, 0.1, 0.1))[1]
+    assert {name: row.count("*") for name, row in rows(out).items()} == {"a": 2, "b": 2, "c": 0}
+
+
+def test_curves_leave_out_what_was_forgotten_on_request(compare: Callable) -> None:
+    path = run("a", AA=0.8, matrix=[[0.9, None], [0.0, 0.8]])
+    kept = json.loads((path / "accuracy_matrix.json").read_text())
+    (path / "accuracy_matrix.json").write_text(json.dumps({**kept, "forgotten": [0]}))
+    assert told(compare(path, "--json")[1])["groups"][0]["average_accuracy_curves"] == [[None, 0.8]]
+
+
+def test_names_of_any_kind_can_be_drawn(compare: Callable, recwarn: pytest.WarningsRecorder) -> None:
+    pytest.importorskip("matplotlib")
+    folders = [run(name, seed, AA=0.5, folder=f"x{seed}") for seed, name in enumerate(["$\\frac$", "顔", "x" * 300])]
+    assert compare(*folders)[0] == 0
+    assert [str(one.message) for one in recwarn if issubclass(one.category, UserWarning)] == []
 
 
 # Privacy

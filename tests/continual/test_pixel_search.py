@@ -4,7 +4,10 @@ import argparse
 import gzip
 import io
 import zipfile
+from array import array
+from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +53,11 @@ def positions(findings: list[Finding]) -> list[int]:
     return [finding.position for finding in findings]
 
 
+@dataclass(slots=True)
+class Slotted:
+    images: Tensor
+
+
 FORMS: dict[str, Callable[[Tensor], Any]] = {
     "uint8": lambda x: x,
     "int16": lambda x: x.short(),
@@ -68,6 +76,10 @@ FORMS: dict[str, Callable[[Tensor], Any]] = {
     "numpy": lambda x: normalised(x).numpy(),
     "other byte order": lambda x: x.numpy().astype(">f4"),
     "nested lists": lambda x: x.tolist(),
+    "a deque": lambda x: deque(normalised(x)),
+    "an object with slots": lambda x: Slotted(normalised(x)),
+    "an array of the standard library": lambda x: array("B", x.numpy().tobytes()),
+    "a nested tensor": lambda x: torch.nested.nested_tensor(list(normalised(x)), layout=torch.jagged),
     "bytes": lambda x: b"header" + x.numpy().tobytes(),
     "a view that hides its storage": lambda x: normalised(x).flatten()[:1],
     "sparse": lambda x: normalised(x).to_sparse(),
@@ -171,7 +183,7 @@ def write_png(path: Path, images: Tensor) -> None:
 
 
 def write_jpeg(path: Path, images: Tensor) -> None:
-    PIL.fromarray(images[0].permute(1, 2, 0).numpy()).save(path, "JPEG", quality=95, subsampling=0)
+    PIL.fromarray(images[0].permute(1, 2, 0).numpy()).save(path, "JPEG")  # quality 75, colours at half resolution
 
 
 def write_nested(path: Path, images: Tensor) -> None:
@@ -189,6 +201,10 @@ WRITERS: dict[str, tuple[str, Callable[[Path, Tensor], Any]]] = {
     "checkpoint": ("a.ckpt", lambda path, x: torch.save({"state_dict": {"b": normalised(x)}}, path)),
     "legacy": ("a.pth", lambda path, x: torch.save(normalised(x), path, _use_new_zipfile_serialization=False)),
     "pickled object": ("a.pt", lambda path, x: torch.save({"n": argparse.Namespace(x=x)}, path)),
+    "pickled object with floats": (
+        "a.pt",
+        lambda path, x: torch.save({"n": argparse.Namespace(x=normalised(x).half())}, path),
+    ),
     "npy": ("a.npy", lambda path, x: np.save(path, normalised(x).numpy())),
     "npz": ("a.npz", lambda path, x: np.savez(path, x=normalised(x).numpy())),
     "compressed npz": ("a.npz", lambda path, x: np.savez_compressed(path, x=x.numpy())),
@@ -199,6 +215,7 @@ WRITERS: dict[str, tuple[str, Callable[[Path, Tensor], Any]]] = {
     "png": ("a.png", write_png),
     "bmp": ("a.bmp", lambda path, x: PIL.fromarray(x[0].permute(1, 2, 0).numpy()).save(path)),
     "jpeg": ("a.jpg", write_jpeg),
+    "webp": ("a.webp", lambda path, x: PIL.fromarray(x[0].permute(1, 2, 0).numpy()).save(path, quality=90)),
     "lossless webp": ("a.webp", lambda path, x: PIL.fromarray(x[0].permute(1, 2, 0).numpy()).save(path, lossless=True)),
     "png with a wrong name": ("a.txt", write_png),
 }
@@ -293,7 +310,7 @@ def test_it_says_what_it_could_not_open(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert made.in_file(tmp_path / "absent") == []
     unread = "\n".join(made.searched.unread)
     assert all(name in unread for name in ("broken.zip", "broken.npy", "broken.png", "x.safetensors", "absent"))
-    assert "object.pt: tensors of other types than uint8 were not searched" in unread
+    assert "object.pt: it could not be loaded, so its bytes were searched instead" in unread
     assert made.searched.files == 5
 
 

@@ -90,10 +90,16 @@ def test_a_batch_comes_out(root):
     [
         ((), {}, "holds no class folders"),
         (("cat/1.txt",), {}, "cat holds no images"),
+        (("day/cat/1.jpg", "day/cat/2.jpg"), {}, "day holds folders, but no images.*domains: true"),
         (("cat/1.jpg",), {}, "cat/1.jpg below .* is the only image of 'cat'"),
         (("train/cat/1.jpg",), {}, "has a folder 'train' without its counterpart"),
         (("test/cat/1.jpg",), {}, "has a folder 'test' without its counterpart"),
         (("train/cat/1.jpg", "test/dog/1.jpg"), {}, "the class 'dog' has test images and no training images"),
+        (
+            ("train/cat/1.jpg", "train/dog/1.jpg", "test/dog/2.jpg"),
+            {},
+            "the class 'cat' has training images and no test images",
+        ),
         (("day/1.jpg",), {"domains": True}, "day holds no class folders"),
     ],
 )

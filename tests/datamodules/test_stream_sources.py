@@ -35,9 +35,20 @@ def test_arrays_and_files_are_sources(tmp_path):
 
 def test_arrays_of_another_form_are_refused():
     images = np.zeros((2, 1, 4, 4), np.uint8)
-    for wrong in (images[:, 0], images.astype(float)):
-        with pytest.raises(DataError, match=r"must be uint8 \(N, C, H, W\)"):
+    for wrong in (images[:, 0], images.astype(float), torch.from_numpy(images)):
+        with pytest.raises(DataError, match=r"must be a NumPy array, uint8 \(N, C, H, W\), but \w+ of \S+ and shape"):
             ArrayImages(wrong, np.array([0, 1]), prefix="train")
     for labels in (np.array([0]), np.array([0.0, 1.0])):
         with pytest.raises(DataError, match="2 images and labels of shape"):
             ArrayImages(images, labels, prefix="train")
+
+
+def test_images_of_more_than_eight_bits_are_refused_instead_of_cut_off(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    for name, pixels in (
+        ("thermal.png", np.full((4, 4), 30_000, np.uint16)),
+        ("depth.tif", np.ones((4, 4), np.float32)),
+    ):
+        image.fromarray(pixels).save(tmp_path / name)
+        with pytest.raises(DataError, match=f"{name} has more than 8 bits per pixel .*Scale"):
+            FileImages([tmp_path / name], np.array([0]), root=tmp_path).image(0)

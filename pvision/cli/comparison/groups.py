@@ -29,10 +29,11 @@ _OF_A_STREAM = (
 )
 _OF_A_MODEL = ("test/", "segmentation/", "detection/")
 # Words in the last part of a metric's name that make it a cost, unless it is an accuracy.
-_COSTS = set(
-    "forgetting forgotten intransigence gap deficit loss error errors perplexity nll bce mae mse rmse ece brier wer cer "
-    "fid fpr fnr eer epsilon seconds time latency bytes mb mib gb gib memory parameters macs gmacs flops forwards".split()
-)
+_COSTS = {"forgetting", "forgotten", "intransigence", "gap", "deficit", "epsilon"}
+_COSTS |= {"loss", "error", "errors", "nll", "bce", "mae", "mse", "rmse", "ece", "brier", "perplexity"}
+_COSTS |= {"wer", "cer", "fid", "fpr", "fnr", "eer"}
+_COSTS |= {"seconds", "time", "latency", "bytes", "memory", "mb", "mib", "gb", "gib"}
+_COSTS |= {"parameters", "macs", "gmacs", "flops", "forwards"}
 _GAINS = {"accuracy", "acc"}
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 

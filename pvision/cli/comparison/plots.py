@@ -1,6 +1,7 @@
 """The picture of a comparison: accuracy along the stream, and where each group ends."""
 
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#b8860b", "#
 _MARKERS = "osD^vP*X"
 _INK, _GRID = "#333333", "#e3e3e3"
 _MOST_PANELS = 4
+_LONGEST_NAME = 36
 _CAPTION = "Bands and bars: 95 % confidence interval of the mean over runs. Ticks: single runs."
 
 
@@ -41,7 +43,7 @@ def picture(groups: Sequence[Group], metrics: Sequence[str], *, title: str) -> "
     height = max(4.2 if curves else 0, rows * (0.62 + 0.22 * len(groups)) + 0.9)
     # Figure without pyplot: no window system, no global state.
     figure = Figure(figsize=(10.5 if curves else 7, height), layout="constrained")
-    figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold", color=_INK)
+    figure.suptitle(title.replace("$", r"\$"), x=0.01, ha="left", fontsize=12, fontweight="bold", color=_INK)
     figure.supxlabel(_CAPTION, x=0.01, ha="left", fontsize=8, color="#777777")
     grid = figure.add_gridspec(rows, 2 if curves else 1, width_ratios=(1.25, 1) if curves else None)
     if curves:
@@ -53,7 +55,9 @@ def picture(groups: Sequence[Group], metrics: Sequence[str], *, title: str) -> "
 
 def save(figure: "Figure", path: Path) -> Path:
     """Write a figure as PNG and return its path."""
-    figure.savefig(path, dpi=150, facecolor="white")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the picture shows a box, the table the name
+        figure.savefig(path, dpi=150, facecolor="white")
     return path
 
 
@@ -79,7 +83,7 @@ def _draw_curves(panel: Any, groups: Sequence[Group]) -> None:
             marker=_MARKERS[number % len(_MARKERS)],
             markersize=5,
             linewidth=1.8,
-            label=f"{group.name} (n = {len(group.curves)})",
+            label=f"{_name(group)} (n = {len(group.curves)})",
         )
     panel.set_xlabel("experiences learned", fontsize=9, color=_INK)
     measure = next(group.measure for group in groups if group.curves)
@@ -105,11 +109,17 @@ def _draw_ends(panel: Any, groups: Sequence[Group], metric: str, *, name: str) -
         panel.plot([interval.mean], [place], _MARKERS[number % len(_MARKERS)], color=colour, markersize=7, zorder=3)
     better = "lower is better" if lower_is_better(metric) else "higher is better"
     panel.set_title(f"{name.replace('_', ' ')} – {better}", loc="left", fontsize=10, color=_INK)
-    panel.set_yticks([-number for number in range(len(groups))], [group.name for group in groups], fontsize=9)
+    panel.set_yticks([-number for number in range(len(groups))], [_name(group) for group in groups], fontsize=9)
     panel.set_ylim(-len(groups) + 0.35, 0.65)
     panel.grid(axis="x", color=_GRID, linewidth=0.8)
     panel.margins(x=0.08)
     _tidy(panel)
+
+
+def _name(group: Group) -> str:
+    """Return a group's name as far as there is room, without what matplotlib takes for a formula."""
+    name = group.name if len(group.name) <= _LONGEST_NAME else f"{group.name[: _LONGEST_NAME - 1]}…"
+    return name.replace("$", r"\$")
 
 
 def _tidy(panel: Any) -> None:

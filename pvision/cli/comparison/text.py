@@ -56,8 +56,8 @@ def _cell(group: Group, metric: str) -> str:
 
 
 def _as_good(group: Group, best: Group | None, metric: str) -> bool:
-    mine, most = group.interval(metric), best and best.interval(metric)
-    return bool(mine and most) and math.isclose(mine.mean, most.mean, rel_tol=1e-12, abs_tol=1e-12)
+    mine, most = group.interval(metric), best.interval(metric) if best else None
+    return mine is not None and most is not None and math.isclose(mine.mean, most.mean, rel_tol=1e-12, abs_tol=1e-12)
 
 
 def _told_relations(groups: Sequence[Group]) -> list[str]:

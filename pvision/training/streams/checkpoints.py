@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import lightning.pytorch as pl
@@ -10,6 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from typing_extensions import override
 
 from pvision.errors import ConfigError, DataError
+from pvision.training.streams.due_validation import begin_with_due_validation
 from pvision.training.streams.parts import Stream
 from pvision.training.streams.randomness import random_states, restore_random_states
 
@@ -51,9 +53,11 @@ class StreamState(Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
+        begin_with_due_validation(trainer, checkpoint)
         checkpoint[_KEY] = {
             "experience": self._stream.current,
             "complete": self.complete,
+            "settings": self._stream.training_settings(),
             "should_stop": bool(trainer.should_stop),
             "random": random_states(),
         }
@@ -79,6 +83,19 @@ class StreamState(Callback):
     ) -> None:
         self.restore_randomness()
 
+    @override
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.sanity_checking:
+            return
+        self.restore_randomness()
+        # An evaluation that was begun anew has begun once: else the next checkpoint would begin it again.
+        trainer.fit_loop.epoch_loop.val_loop.batch_progress.total.reset_on_restart()
+
+    def fit_ended(self) -> None:
+        """Let go of what the loaded checkpoint says of its fit, also if nothing was left to train and no hook ran."""
+        self.restore_randomness()
+        self._loaded.clear()
+
     def restore_randomness(self) -> None:
         """Set the generators to what the loaded checkpoint holds, once: what Lightning drew since does not count."""
         states = self._loaded.pop("random", None)
@@ -94,6 +111,14 @@ def read_stream_checkpoint(path: Path) -> dict[str, Any]:
     """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path} does not exist. Streams go on from a checkpoint, or from a run's folder.") from error
+    except UnpicklingError as error:
+        raise ConfigError(
+            f"{path} is broken, or holds more than tensors and plain values, for example hyperparameters that "
+            "save_hyperparameters kept; only running its code could restore those. Name their classes to "
+            "torch.serialization.add_safe_globals, or use another one."
+        ) from error
     except Exception as error:  # broken archives raise whatever their damage leads to
         raise ConfigError(f"{path} is broken or no checkpoint. Use another one.") from error
     if not isinstance(checkpoint, dict) or _KEY not in checkpoint:
@@ -115,7 +140,8 @@ def take_stream(checkpoint: dict[str, Any], stream: Any, *, path: Path) -> None:
 
     Raises:
         DataError: if it was written on another stream.
-        ConfigError: if one of the two streams has a replay memory and the other has none.
+        ConfigError: if one of the two streams has a replay memory and the other has none, or training was to see other
+            batches.
     """
     state = checkpoint.get(type(stream).__qualname__)
     if state is None:
@@ -124,6 +150,13 @@ def take_stream(checkpoint: dict[str, Any], stream: Any, *, path: Path) -> None:
             "(config.yaml among its artifacts)."
         )
     stream.load_state_dict(state)
+    saved, asked = checkpoint[_KEY]["settings"], stream.training_settings()
+    for name in saved.keys() & asked.keys():
+        if saved[name] != asked[name]:
+            raise ConfigError(
+                f"{path} was written with data.{name} {saved[name]!r}, but {asked[name]!r} is asked for. A run goes "
+                "on with the settings that it began with (config.yaml among its artifacts)."
+            )
 
 
 def latest_checkpoint(folder: Path) -> Path:

@@ -5,6 +5,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from pvision.errors import ConfigError
 from pvision.training.run_files import is_trial
@@ -19,7 +20,13 @@ def check_stream_fit(trainer: pl.Trainer, module: pl.LightningModule, stream: An
     Raises:
         ConfigError: naming the setting and the remedy.
     """
+    if not all(hasattr(stream, name) for name in ("begin", "consolidate", "in_order_loader", "manifest")):
+        raise ConfigError(
+            f"fit_stream needs a stream, but {type(stream).__name__} came. Use a pvision.datamodules.TaskStream; other "
+            "data is for trainer.fit."
+        )
     _check_strategy(trainer)
+    _check_evaluation(trainer, module)
     if trainer.local_rank == 0:
         stream.prepare_data()
     stream.setup("fit")
@@ -36,6 +43,18 @@ def _check_strategy(trainer: pl.Trainer) -> None:
     known = isinstance(strategy, SingleDeviceStrategy | DDPStrategy) and not isinstance(strategy, DeepSpeedStrategy)
     if not known:
         raise ConfigError(f"trainer.strategy {name} was never tried on a stream. Use one device, or 'ddp'.")
+
+
+def _check_evaluation(trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    if not is_overridden("test_step", module):
+        raise ConfigError(
+            f"Each experience is followed by an evaluation, but {type(module).__name__} has no test_step. Give it one."
+        )
+    if trainer.limit_test_batches == 0:
+        raise ConfigError(
+            "trainer.limit_test_batches is 0, but what is learned is consolidated as its evaluation begins. Set it to "
+            "at least 1."
+        )
 
 
 def _check_length(trainer: pl.Trainer, stream: Any) -> None:

@@ -60,7 +60,10 @@ class _Features:
         module.eval()
         try:
             with torch.no_grad():
-                loader = self._stream.in_order_loader(positions)
-                return torch.cat([module.features(batch.image.to(module.device)).cpu() for batch in loader])  # type: ignore[operator]  # it is GivesFeatures
+                # Nobody converts these batches to the precision of the run.
+                images = (
+                    batch.image.to(module.device, module.dtype) for batch in self._stream.in_order_loader(positions)
+                )
+                return torch.cat([module.features(image).cpu() for image in images])  # type: ignore[operator]  # it is GivesFeatures
         finally:
             module.train(training)

@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ModelSummary
+from lightning.pytorch.utilities.compile import _maybe_unwrap_optimized
 
 from pvision.continual.experience import Experience
 from pvision.training.run_files import is_trial, one_run, run_folder
@@ -21,7 +22,7 @@ from pvision.training.streams.checkpoints import (
 from pvision.training.streams.checks import check_stream_fit
 from pvision.training.streams.consolidation import Consolidation
 from pvision.training.streams.loggers import finalize_run, keep_running, loggers_of_experience
-from pvision.training.streams.parts import ExpandsForExperiences, Forgets
+from pvision.training.streams.parts import ExpandsForExperiences, Forgets, HearsOfStreamEnd
 from pvision.training.streams.per_fit import PerFit, experience_folder
 from pvision.training.streams.progress import announce, shown_in_progress_bar
 from pvision.training.streams.randomness import seed_experience
@@ -57,20 +58,29 @@ def fit_stream(
     Example:
         >>> fit_stream(Trainer(max_epochs=3, callbacks=[ForgettingMetrics()]), module, DigitsStream())  # doctest: +SKIP
     """
+    module = _maybe_unwrap_optimized(module)  # what torch.compile returns names its weights otherwise
     check_stream_fit(trainer, module, stream)
-    with one_run(trainer), _failing_loudly(trainer):
+    with one_run(trainer), _telling_how_it_ended(trainer, module):
         _StreamRun(trainer, module, stream).run(ckpt_path)
 
 
 @contextmanager
-def _failing_loudly(trainer: pl.Trainer) -> Iterator[None]:
-    """Tell the loggers of the run how it ended; Lightning tells those of the experience only."""
+def _telling_how_it_ended(trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[None]:
+    """Tell callbacks and the run's loggers; Lightning knows of single fits, and of an experience's loggers, only."""
     try:
         yield
-    except BaseException:
+    except BaseException as error:
+        _tell_callbacks(trainer, module, error)
         finalize_run(trainer, "failed")
         raise
+    _tell_callbacks(trainer, module, None)
     finalize_run(trainer, "success")
+
+
+def _tell_callbacks(trainer: pl.Trainer, module: pl.LightningModule, error: BaseException | None) -> None:
+    for callback in callbacks_of(trainer):
+        if isinstance(callback, HearsOfStreamEnd):
+            callback.on_stream_end(trainer, module, error)
 
 
 class _StreamRun:
@@ -113,6 +123,7 @@ class _StreamRun:
 
     def _take_over(self, checkpoint: dict[str, Any], per_fit: PerFit) -> None:
         """Take over what a finished experience left."""
+        self._module.configure_model()  # as a fit would before it loads; it may have made no layers yet
         self._module.on_load_checkpoint(checkpoint)
         self._module.load_state_dict(checkpoint["state_dict"], strict=self._module.strict_loading)
         states = checkpoint["callbacks"]
@@ -122,6 +133,8 @@ class _StreamRun:
             callback.on_load_checkpoint(self._trainer, self._module, checkpoint)
             if callback.state_key in states:
                 callback.load_state_dict(states[callback.state_key])
+        self._state.on_load_checkpoint(self._trainer, self._module, checkpoint)
+        self._state.fit_ended()
 
     def _learn(self, experience: Experience, per_fit: PerFit, resume: Path | None) -> None:
         trainer, module, stream = self._trainer, self._module, self._stream
@@ -137,10 +150,10 @@ class _StreamRun:
             with (
                 loggers_of_experience(trainer, experience),
                 shown_in_progress_bar(trainer, experience, stream),
-                _validating_if_possible(trainer, experience),
+                _validating_if_possible(trainer, stream),
             ):
                 trainer.fit(module, datamodule=stream, ckpt_path=resume, weights_only=True if resume else None)
-            self._state.restore_randomness()  # if there was nothing left to train
+            self._state.fit_ended()
         _release_optimizers(trainer)
         trainer.test(module, datamodule=stream, verbose=False)
         self._complete(experience, per_fit)
@@ -156,10 +169,10 @@ class _StreamRun:
 
 
 @contextmanager
-def _validating_if_possible(trainer: pl.Trainer, experience: Experience) -> Iterator[None]:
+def _validating_if_possible(trainer: pl.Trainer, stream: Any) -> Iterator[None]:
     """Leave validation out, without Lightning's warnings, where nothing is held out or the module has no such step."""
     limit = trainer.limit_val_batches
-    trainer.limit_val_batches = limit if len(experience.val) else 0
+    trainer.limit_val_batches = 0 if stream.val_dataloader() == [] else limit
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="You passed in a `val_dataloader` but have no")

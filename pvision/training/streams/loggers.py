@@ -48,7 +48,10 @@ def _below(logger: Logger, experience: Experience, *, first: bool) -> Logger:
         return _child_run(logger, experience) if first else logger
     subfolder = f"{version if isinstance(version, str) else f'version_{version}'}/experience_{experience.index + 1}"
     if isinstance(logger, CSVLogger):
-        return CSVLogger(logger._root_dir, logger.name, version=subfolder, prefix=logger._prefix)
+        flushed = logger._flush_logs_every_n_steps
+        return CSVLogger(
+            logger._root_dir, logger.name, version=subfolder, prefix=logger._prefix, flush_logs_every_n_steps=flushed
+        )
     if isinstance(logger, TensorBoardLogger):
         return TensorBoardLogger(logger._root_dir, logger.name, version=subfolder, prefix=logger._prefix)
     return logger
@@ -62,6 +65,7 @@ def _child_run(parent: MLFlowLogger, experience: Experience) -> MLFlowLogger:
         tracking_uri=parent._tracking_uri,
         tags=tags,
         save_dir=parent.save_dir,
+        log_model=parent._log_model,
         prefix=parent._prefix,
         run_id=_unfinished(parent, tags),
     )

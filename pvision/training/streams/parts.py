@@ -2,11 +2,20 @@
 
 from typing import Any, Protocol, runtime_checkable
 
+import lightning.pytorch as pl
 from torch import Tensor
 
 from pvision.continual.experience import Experience
 
-__all__ = ["ConsolidatesExperiences", "ExpandsForExperiences", "Forgets", "GivesFeatures", "Retrains", "Stream"]
+__all__ = [
+    "ConsolidatesExperiences",
+    "ExpandsForExperiences",
+    "Forgets",
+    "GivesFeatures",
+    "HearsOfStreamEnd",
+    "Retrains",
+    "Stream",
+]
 
 
 class Stream(Protocol):
@@ -28,8 +37,20 @@ class Stream(Protocol):
     def begin(self, index: int) -> None:
         """Let the loaders serve the experience at ``index``."""
 
+    def training_settings(self) -> dict[str, Any]:
+        """Return what decides, beside the split, which batches training sees; plain values."""
+
     def consolidate(self, features: Any) -> None:
         """Take what is to be kept of the current experience, now that it is learned."""
+
+    def val_dataloader(self) -> Any:
+        """Return held-out records of the current experience; an empty list if there are none."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what `load_state_dict` needs to go on: which experience is the current one, and what is kept."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken; refuse that of another stream."""
 
     def manifest(self) -> Any:
         """Return what identifies the stream, with ``save(path)`` and ``digest``."""
@@ -75,3 +96,11 @@ class GivesFeatures(Protocol):
 
     def features(self, image: Tensor) -> Tensor:
         """Return features ``(B, d)`` of normalised images ``(B, C, H, W)``."""
+
+
+@runtime_checkable
+class HearsOfStreamEnd(Protocol):
+    """A callback that wants to know when a whole stream has ended, and how."""
+
+    def on_stream_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, error: BaseException | None) -> None:
+        """Note the end: ``error`` is what stopped the stream, None if it was learned to its end."""

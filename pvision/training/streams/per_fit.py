@@ -4,7 +4,16 @@ import copy
 from pathlib import Path
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import Callback, Checkpoint, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import (
+    BaseFinetuning,
+    Callback,
+    Checkpoint,
+    EarlyStopping,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+    Timer,
+    WeightAveraging,
+)
 from lightning.pytorch.loops.fit_loop import _FitLoop
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 
@@ -13,14 +22,15 @@ from pvision.training.trainer_parts import callbacks_of
 
 __all__ = ["PerFit", "experience_folder"]
 
-_OWN_STATE = (EarlyStopping, Checkpoint)
+# They count the epochs, steps or seconds of one fit, or hold a copy of its weights.
+_OWN_STATE = (BaseFinetuning, Checkpoint, EarlyStopping, StochasticWeightAveraging, Timer, WeightAveraging)
 
 
 class PerFit:
     """The parts of a Trainer that are made anew for each experience, as they were before the first one.
 
-    Early stopping counts from the start again, and the checkpoints of each experience lie in a folder of its own. All
-    other callbacks live through the whole stream.
+    Early stopping, timers, averages of weights and finetuning begin again, and the checkpoints of each experience lie
+    in a folder of its own. All other callbacks live through the whole stream.
 
     Args:
         trainer: as the user made it.
@@ -48,16 +58,21 @@ class PerFit:
 
     def drop_superseded(self, trainer: pl.Trainer) -> None:
         """Remove the checkpoints that served only to resume the experience that has ended."""
-        for callback in callbacks_of(trainer):
-            if isinstance(callback, ModelCheckpoint) and callback.monitor is None and callback.save_top_k == 1:
-                for path in {callback.best_model_path, callback.last_model_path} - {""}:
-                    if "://" not in path:
-                        Path(path).unlink(missing_ok=True)
+        for pristine, now in zip(self._pristine, self._now, strict=True):
+            if isinstance(now, ModelCheckpoint) and _serves_to_resume(pristine) and now.best_model_path:
+                Path(now.best_model_path).unlink(missing_ok=True)
 
 
 def experience_folder(trainer: pl.Trainer, experience: int) -> Path:
     """Return where the checkpoints of an experience lie, unless the user chose another place; people count from 1."""
     return run_folder(trainer) / "checkpoints" / f"experience_{experience + 1}"
+
+
+def _serves_to_resume(pristine: Callback) -> bool:
+    """Return whether nobody asked for a certain checkpoint: the latest one, under Lightning's name, in its place."""
+    if not isinstance(pristine, ModelCheckpoint) or pristine.monitor is not None or pristine.save_top_k != 1:
+        return False
+    return pristine.dirpath is None and pristine.filename is None and not pristine.save_last
 
 
 def _for_experience(pristine: Callback, trainer: pl.Trainer, experience: int) -> Callback:

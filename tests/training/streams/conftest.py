@@ -49,13 +49,25 @@ class Noisy(DigitsStream):
 class Run:
     """One run of `fit_stream`, and what it ended with."""
 
-    def __init__(self, folder: Path, *, callbacks=(), early=False, epochs=2, **stream: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        callbacks=(),
+        early=False,
+        epochs=2,
+        min_delta=0.0,
+        every=3,
+        restart=False,
+        **stream: Any,
+    ) -> None:
         pl.seed_everything(4)
         self.folder = folder
         self.module = ContinualClassifier(
             Encoder(),
             optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=3e-3),
             scheduler=lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5),
+            restart=restart,
         )
         settings: dict[str, Any] = {
             "scenario": ClassIncremental(experiences=3, base_classes=4),
@@ -67,7 +79,7 @@ class Run:
         }
         self.stream = Noisy(**{**settings, **stream})
         self.metrics = ForgettingMetrics(verbose=False)
-        stops = [EarlyStopping("val/accuracy", mode="max", patience=1)] if early else []
+        stops = [EarlyStopping("val/accuracy", mode="max", patience=1, min_delta=min_delta)] if early else []
         self.trainer = pl.Trainer(
             max_epochs=epochs,
             accelerator="cpu",
@@ -75,7 +87,7 @@ class Run:
             enable_progress_bar=False,
             enable_model_summary=False,
             default_root_dir=folder,
-            callbacks=[self.metrics, ModelCheckpoint(every_n_train_steps=3, save_top_k=-1), *stops, *callbacks],
+            callbacks=[self.metrics, ModelCheckpoint(every_n_train_steps=every, save_top_k=-1), *stops, *callbacks],
         )
 
     def fit(self, ckpt_path: Path | None = None) -> "Run":

@@ -1,15 +1,24 @@
 """`fit_stream` with modules that know of streams and with one that does not."""
 
+import contextlib
+import json
+import time
+
 import lightning.pytorch as pl
 import pytest
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import (
+    EarlyStopping,
+    EMAWeightAveraging,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+)
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 from torch.nn import functional as F
 
-from pvision.callbacks import ForgettingMetrics
-from pvision.continual.replay import ReservoirMemory
+from pvision.callbacks import ForgettingMetrics, RunSummary
+from pvision.continual.replay import HerdingMemory, ReservoirMemory
 from pvision.continual.scenarios import ClassIncremental, ForgetRequest
 from pvision.datamodules.streams import DigitsStream
 from pvision.errors import ConfigError, DataError
@@ -163,6 +172,71 @@ def test_fast_dev_run_goes_through_all_experiences_and_leaves_nothing(tmp_path):
     assert list(tmp_path.rglob("*.*")) == []
 
 
+@pytest.mark.parametrize("wanted", [{"save_last": True}, {"filename": "final"}])
+def test_a_checkpoint_that_was_asked_for_is_no_leftover(tmp_path, wanted):
+    fit_stream(trainer_for(tmp_path, callbacks=[ModelCheckpoint(**wanted)]), classifier(), stream_of())
+    name = f"{wanted.get('filename', 'last')}.ckpt"
+    assert sorted(path.parent.name for path in tmp_path.rglob(name)) == ["experience_1", "experience_2"]
+
+
+class Slow(pl.Callback):
+    """Takes its time, and counts the steps of each experience."""
+
+    def __init__(self):
+        self.steps = {}
+
+    def on_train_batch_end(self, trainer, *args):
+        self.steps[trainer.datamodule.current] = trainer.global_step
+        time.sleep(0.02)
+
+
+def test_the_time_limit_is_one_of_each_experience(tmp_path):
+    slow = Slow()
+    trainer = trainer_for(tmp_path, max_epochs=-1, max_steps=500, max_time={"seconds": 1}, callbacks=[slow])
+    fit_stream(trainer, classifier(), stream_of())
+    assert 0 < slow.steps[0] < 500
+    assert 0 < slow.steps[1] < 500
+
+
+@pytest.mark.parametrize(
+    "average", [EMAWeightAveraging(decay=0.5), StochasticWeightAveraging(swa_lrs=1e-2, swa_epoch_start=1)]
+)
+def test_averages_of_weights_begin_again(tmp_path, average):
+    # An average that lived on would put the weights from before the experience back.
+    metrics = ForgettingMetrics(verbose=False, plots=False)
+    module = classifier(optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=5e-3))
+    fit_stream(trainer_for(tmp_path, max_epochs=4, callbacks=[metrics, average]), module, stream_of(batch_size=32))
+    assert metrics.matrix.diagonal().min() > 0.5
+
+
+class LateLayers(Somebodys):
+    """Makes its layer when Lightning asks it to."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = None
+
+    def configure_model(self):
+        if self.layer is None:
+            self.layer = nn.Linear(64, 10)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # the compiler's own
+@pytest.mark.parametrize("make", [LateLayers, lambda: torch.compile(classifier(), backend="eager")])
+def test_modules_of_all_kinds_go_on_after_a_finished_experience(tmp_path, make):
+    fit_stream(trainer_for(tmp_path), make(), stream_of())
+    first = tmp_path / "checkpoints" / "experience_1" / "end.ckpt"
+    watch = Watches()
+    fit_stream(trainer_for(tmp_path, callbacks=[watch]), make(), stream_of(), ckpt_path=first)
+    assert watch.seen == [("fit", 1), ("test", 1)]
+
+
+def test_features_come_in_the_precision_of_the_run(tmp_path):
+    stream = stream_of(replay=HerdingMemory(20))
+    fit_stream(trainer_for(tmp_path, precision="64-true"), classifier(), stream)
+    assert len(stream.replay) == 20
+
+
 # Forgetting on request
 
 
@@ -221,6 +295,7 @@ def test_a_replay_memory_loses_what_is_to_be_forgotten(tmp_path):
         ({"max_epochs": 2}, {"online": True}, r"shows every record once, but trainer.max_epochs is 2. Set it to 1"),
         ({"overfit_batches": 2}, {}, r"trainer.overfit_batches would replace"),
         ({"strategy": "ddp_spawn", "devices": 2}, {}, r"Use 'ddp'"),
+        ({"limit_test_batches": 0}, {}, r"trainer.limit_test_batches is 0, but what is learned is consolidated"),
         ({}, {"forget": [ForgetRequest(after=0, classes=[1])]}, r"ContinualClassifier cannot: it has no method"),
     ],
 )
@@ -228,6 +303,24 @@ def test_what_does_not_fit_a_stream_is_refused_before_anything_is_written(tmp_pa
     with pytest.raises(ConfigError, match=message):
         fit_stream(trainer_for(tmp_path, **trainer), classifier(), stream_of(**stream))
     assert list(tmp_path.rglob("*.*")) == []
+
+
+def test_a_module_that_cannot_be_evaluated_and_data_that_are_no_stream_are_refused(tmp_path):
+    class Untested(Somebodys):
+        test_step = pl.LightningModule.test_step
+
+    with pytest.raises(ConfigError, match="Untested has no test_step"):
+        fit_stream(trainer_for(tmp_path), Untested(), stream_of())
+    with pytest.raises(ConfigError, match="needs a stream, but LightningDataModule came"):
+        fit_stream(trainer_for(tmp_path), classifier(), pl.LightningDataModule())
+
+
+def test_a_checkpoint_that_cannot_be_read_is_refused_by_the_reason(tmp_path):
+    with pytest.raises(ConfigError, match=r"nowhere.ckpt does not exist"):
+        fit_stream(trainer_for(tmp_path), classifier(), stream_of(), ckpt_path=tmp_path / "nowhere.ckpt")
+    torch.save({"hyper_parameters": {"folder": tmp_path}}, tmp_path / "more.ckpt")
+    with pytest.raises(ConfigError, match=r"more.ckpt is broken, or holds more than tensors and plain values"):
+        fit_stream(trainer_for(tmp_path), classifier(), stream_of(), ckpt_path=tmp_path / "more.ckpt")
 
 
 def test_a_checkpoint_of_another_stream_is_refused_by_what_differs(tmp_path):
@@ -254,3 +347,29 @@ def test_a_broken_checkpoint_is_named_and_the_last_whole_one_taken(tmp_path, cap
     first.unlink()
     with pytest.raises(ConfigError, match="holds no checkpoint of a stream"):
         latest_checkpoint(tmp_path)
+
+
+def test_other_batches_than_the_run_began_with_are_refused(tmp_path):
+    fit_stream(trainer_for(tmp_path / "a"), classifier(), stream_of())
+    with pytest.raises(ConfigError, match=r"was written with data.batch_size 128, but 64 is asked for"):
+        fit_stream(trainer_for(tmp_path / "b"), classifier(), stream_of(batch_size=64), ckpt_path=tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(None, "FINISHED"), (RuntimeError, "FAILED"), (KeyboardInterrupt, "KILLED")]
+)
+def test_the_summary_says_finished_only_when_the_stream_is(tmp_path, error, status):
+    class Broken(ContinualClassifier):
+        def before_experience(self, experience, stream):
+            super().before_experience(experience, stream)
+            if experience.index == 1:
+                seen.append(json.loads((tmp_path / "summary.json").read_text())["status"])
+                if error is not None:
+                    raise error  # between two fits, where Lightning is not watching
+
+    seen = []
+    trainer = trainer_for(tmp_path, callbacks=[RunSummary()])
+    with contextlib.nullcontext() if error is None else pytest.raises(error):
+        fit_stream(trainer, Broken(ConvEncoder(width=4)), stream_of())
+    assert seen == ["RUNNING"]
+    assert json.loads((tmp_path / "summary.json").read_text())["status"] == status

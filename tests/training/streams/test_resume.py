@@ -2,7 +2,9 @@
 
 import lightning.pytorch as pl
 import pytest
+import torch
 
+from pvision.continual.scenarios import ForgetRequest
 from pvision.training.streams import latest_checkpoint
 
 HOOKS = [
@@ -105,3 +107,52 @@ def test_without_the_saved_generators_the_outcome_is_another(make_run, unbroken,
     monkeypatch.setattr("pvision.training.streams.checkpoints.restore_random_states", lambda states: None)
     resumed, _ = interrupted(make_run, "on_train_batch_end", time=4)
     assert not same(resumed.outcome()["weights"], outcome(unbroken, make_run)["weights"])
+
+
+def test_stopping_early_at_the_last_epoch_does_not_stop_the_next_experience(make_run, unbroken, same):
+    # Both the limit and early stopping end the fit: after a resumption no hook of it runs.
+    settings = {"early": True, "epochs": 2, "min_delta": 1.0}
+    resumed, _ = interrupted(make_run, "on_test_start", **settings)
+    assert same(resumed.outcome(), outcome(unbroken, make_run, **settings))
+
+
+@pytest.mark.parametrize("every", [4, 8])
+def test_a_checkpoint_before_a_validation_goes_on_with_that_validation(every, make_run, unbroken, same):
+    # Four steps are an epoch here: the checkpoint is written at its end, and early stopping has not looked yet.
+    settings = {"early": True, "epochs": 6, "min_delta": 1.0, "every": every, "batch_size": 96}
+    first = make_run(callbacks=[Interruption("on_validation_start", time=every // 4)], **settings)
+    with pytest.raises(Interrupted):
+        first.fit()
+    path = latest_checkpoint(first.folder)
+    assert path.name.endswith(f"step={every}.ckpt")
+    assert same(make_run(**settings).fit(path).outcome(), outcome(unbroken, make_run, **settings))
+
+
+def test_a_restart_goes_back_to_the_initial_weights_of_the_run_not_of_the_process(make_run, unbroken, same):
+    settings = {"restart": True, "training_set": "seen", "replay": None, "replay_batch_size": None}
+    first = make_run(callbacks=[Interruption("on_test_start")], **settings)
+    with pytest.raises(Interrupted):
+        first.fit()
+    again = make_run(**settings)
+    again.module._initial = {name: tensor + 1 for name, tensor in again.module._initial.items()}
+    assert same(again.fit(first.folder).outcome(), outcome(unbroken, make_run, **settings))
+
+
+def test_retraining_that_forgets_is_validated_and_may_stop_early(make_run):
+    run = make_run(
+        early=True,
+        restart=True,
+        training_set="seen",
+        replay=None,
+        replay_batch_size=None,
+        forget=[ForgetRequest(after=1, classes=[1])],
+    ).fit()
+    assert [event.kind for event in run.stream.experiences] == ["learn", "learn", "forget", "learn"]
+    assert run.stream.current == 3
+
+
+def test_the_generators_of_a_finished_run_are_those_it_ended_with(make_run, same):
+    run = make_run().fit()
+    ended = run.outcome()
+    torch.manual_seed(0)
+    assert same(make_run().fit(run.folder).outcome(), ended)
