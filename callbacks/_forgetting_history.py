@@ -1,6 +1,7 @@
 """The matrix of a run as it grows row by row, and what follows from it."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ class History:
     def __init__(self) -> None:
         self.names: tuple[str, ...] = ()
         self.forgotten: tuple[int, ...] = ()
+        self.forgotten_classes: tuple[int, ...] = ()
         self.events: list[dict[str, Any]] = []
         self.during: list[dict[str, Any]] = []
         self.after_event = False
@@ -49,8 +51,12 @@ class History:
         return self._matrices.get(kind) or AccuracyMatrix(1)
 
     def accuracy(self, kind: str = "agnostic") -> Floats:
-        """Return R, ``(T, T)``: as many columns as rows, NaN where nothing was measured."""
-        table = self.matrix(kind).accuracy()
+        """Return R, ``(T, T)``: as many columns as rows, NaN where nothing was measured.
+
+        Where records were counted, those of classes forgotten on request count in no row: what the model was asked to
+        forget is not what it forgot.
+        """
+        table = self.matrix(kind).accuracy(without=self.forgotten_classes)
         rows, columns = table.shape
         square = np.full((rows, rows), np.nan)
         square[:, :columns] = table[:, :rows]
@@ -58,8 +64,12 @@ class History:
 
     def baseline(self, kind: str = "agnostic") -> Floats | None:
         """Return the accuracy before any training, one per column; None if it was not measured."""
-        values = self.matrix(kind).baseline()
+        values = self.matrix(kind).baseline(without=self.forgotten_classes)
         return None if np.isnan(values).all() else values
+
+    def counts(self, kind: str = "agnostic") -> npt.NDArray[np.int64] | None:
+        """Return the test records per column that count; None if a value has no counts."""
+        return self.matrix(kind).counts(without=self.forgotten_classes)
 
     def record(self, place: Place, kind: str, found: Mapping[int, Pairs] | Sequence[float]) -> None:
         """Put what was found on each loader into the row of ``place``, or into the list of events.
@@ -70,7 +80,7 @@ class History:
             found: by loader, how often each true label met each prediction; or a value for each column.
         """
         self.names = place.names or self.names
-        self.forgotten = place.forgotten
+        self.forgotten, self.forgotten_classes = place.forgotten, place.forgotten_classes
         self.after_event = place.event is not None
         if place.event is not None:
             self._record_event(place, kind, found)
@@ -94,6 +104,7 @@ class History:
             "matrices": {kind: matrix.state_dict() for kind, matrix in self._matrices.items()},
             "names": list(self.names),
             "forgotten": list(self.forgotten),
+            "forgotten_classes": list(self.forgotten_classes),
             "events": self.events,
             "during": self.during,
         }
@@ -101,6 +112,7 @@ class History:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Replace everything by a state of `state_dict`."""
         self.names, self.forgotten = tuple(state["names"]), tuple(state["forgotten"])
+        self.forgotten_classes = tuple(state["forgotten_classes"])
         self.events, self.during = list(state["events"]), list(state["during"])
         self._matrices = {}
         for kind, saved in state["matrices"].items():
@@ -122,17 +134,19 @@ class History:
         event = place.event
         if event is None:
             return
-        values = found
+        values, of_classes = found, np.nan
         if isinstance(found, Mapping):
-            values = [_accuracy(found.get(loader, {})) for loader in range(len(place.columns))]
+            gone = set(place.forgotten_classes)
+            values = [_remaining_accuracy(found.get(loader, Counter()), gone) for loader in range(len(place.columns))]
+            of_classes = _accuracy([item for pairs in found.values() for item in pairs.items() if item[0][0] in gone])
         measured = {str(column): float(value) for column, value in zip(place.columns, values, strict=True)}
         about = {"index": event.index, "name": event.name, "classes": [int(label) for label in event.classes]}
         about |= {"records": len(event.train), "after_row": place.row, "forgotten": list(place.forgotten)}
         known = next((one for one in self.events if one["index"] == event.index), None)
         if known is None:
-            self.events.append({**about, "accuracy": {kind: measured}})
-        else:
-            known["accuracy"][kind] = measured
+            known = {**about, "accuracy": {}, "accuracy_on_forgotten_classes": {}}
+            self.events.append(known)
+        known["accuracy"][kind], known["accuracy_on_forgotten_classes"][kind] = measured, of_classes
 
 
 def _listed(pairs: Mapping[tuple[int, int], int]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -142,6 +156,11 @@ def _listed(pairs: Mapping[tuple[int, int], int]) -> tuple[npt.NDArray[np.int64]
     return prediction, target
 
 
-def _accuracy(pairs: Mapping[tuple[int, int], int]) -> float:
-    total = sum(pairs.values())
-    return sum(count for (truth, guess), count in pairs.items() if truth == guess) / total if total else np.nan
+def _remaining_accuracy(pairs: Pairs, gone: Collection[int]) -> float:
+    """Return the accuracy on classes that were not forgotten; on all, if none is left."""
+    return _accuracy([item for item in pairs.items() if item[0][0] not in gone] or list(pairs.items()))
+
+
+def _accuracy(pairs: Sequence[tuple[tuple[int, int], int]]) -> float:
+    total = sum(count for _, count in pairs)
+    return sum(count for (truth, guess), count in pairs if truth == guess) / total if total else np.nan

@@ -66,7 +66,7 @@ class Extras:
     def given(self, history: History, kind: str) -> dict[str, Any]:
         """Return what `summary` takes beside R, each as long as R; NaN where the user gave fewer numbers."""
         rows = len(history.accuracy(kind))
-        counts = history.matrix(kind).counts()
+        counts = history.counts(kind)
         baseline: Any = history.baseline(kind) if self.baseline is None else self.baseline
         vectors = {"baseline": baseline, "reference": self.reference, "independent": self.independent}
         fitted = {name: _fitted(values, rows, np.nan) for name, values in vectors.items() if values is not None}
@@ -176,6 +176,7 @@ def _forgotten(history: History) -> dict[str, float]:
     if not history.events:
         return {}
     last = history.events[-1]
+    classes_known = last["accuracy_on_forgotten_classes"].get("agnostic", np.nan)
     accuracy = {int(column): value for column, value in last["accuracy"].get("agnostic", {}).items()}
     rest = [
         value for column, value in accuracy.items() if column <= last["after_row"] and column not in last["forgotten"]
@@ -183,6 +184,11 @@ def _forgotten(history: History) -> dict[str, float]:
     for row in history.accuracy()[last["after_row"] + 1 :]:  # learned since
         accuracy |= {column: value for column, value in enumerate(row) if not np.isnan(value)}
     gone = [accuracy[column] for column in history.forgotten if column in accuracy]
+    per_class = history.matrix().per_class()
+    if len(per_class) > last["after_row"] + 1 and history.forgotten_classes:
+        classes_known = float(np.nanmean(per_class[-1][list(history.forgotten_classes)]))
+    if not np.isnan(classes_known):  # counted: class by class, not experience by experience
+        gone = [classes_known]
     groups = {"forgotten": gone, "retained": rest}
     return {f"continual/{name}_accuracy": float(np.mean(values)) for name, values in groups.items() if values}
 

@@ -39,6 +39,7 @@ class Place:
         names: of the learned experiences, as far as they are known.
         classes: of each learned experience, where a stream knows them.
         forgotten: columns all of whose classes have been forgotten on request by now.
+        forgotten_classes: all classes that have been forgotten on request by now.
         event: the request to forget that this evaluation follows; None after learning.
     """
 
@@ -47,6 +48,7 @@ class Place:
     names: tuple[str, ...] = ()
     classes: tuple[tuple[int, ...], ...] = ()
     forgotten: tuple[int, ...] = ()
+    forgotten_classes: tuple[int, ...] = ()
     event: Experience | None = None
 
 
@@ -84,6 +86,7 @@ def place_in_stream(stream: IsStream, *, loaders: int | None, untrained: bool) -
     done = stream.experiences[: stream.current + 1]
     learned = [experience for experience in stream.experiences if experience.kind == "learn"]
     number = {experience.index: place for place, experience in enumerate(learned)}
+    gone = _forgotten_classes(done)
     row = sum(experience.kind == "learn" for experience in done) - 1
     columns = tuple(range(len(learned)))
     if loaders is not None:
@@ -98,18 +101,19 @@ def place_in_stream(stream: IsStream, *, loaders: int | None, untrained: bool) -
         columns=columns,
         names=tuple(experience.name for experience in learned),
         classes=tuple(tuple(experience.classes) for experience in learned),
-        forgotten=_forgotten(done, learned),
+        forgotten=tuple(
+            column
+            for column, experience in enumerate(learned)
+            if experience.index < len(done) and experience.classes and set(experience.classes) <= gone
+        ),
+        forgotten_classes=tuple(sorted(gone)),
         event=done[-1] if done and done[-1].kind == "forget" else None,
     )
 
 
-def _forgotten(done: Sequence[Experience], learned: Sequence[Experience]) -> tuple[int, ...]:
-    """Return the columns all of whose classes were forgotten, and not learned again since."""
+def _forgotten_classes(done: Sequence[Experience]) -> set[int]:
+    """Return the classes that were forgotten, and not learned again since."""
     gone: set[int] = set()
     for experience in done:
         gone = gone | set(experience.classes) if experience.kind == "forget" else gone - set(experience.classes)
-    return tuple(
-        column
-        for column, experience in enumerate(learned)
-        if experience.index < len(done) and experience.classes and set(experience.classes) <= gone
-    )
+    return gone

@@ -53,7 +53,7 @@ class RunSummary(Callback):
     The file is written when fit, validate, test or predict ends, also by an exception; stages of one run add to it.
     While a run along a stream goes on, its status there is ``"RUNNING"``.
     A resumption that is refused before it begins leaves the file of the run that it would have continued.
-    MLflow gets a copy of the run's privacy ledger too.
+    MLflow gets a copy of the run's privacy ledger too, and of the split of a stream, ``stream.json``.
     Infinite and undefined numbers stand in it as the strings ``"inf"``, ``"-inf"`` and ``"nan"``. Nothing is written
     under ``fast_dev_run``.
 
@@ -166,8 +166,9 @@ class RunSummary(Callback):
         # As tags, because among MLflow's metrics an infinite ε becomes a number.
         tags = {f"privacy.{name}": str(value) for name, value in (self._privacy or {}).items()}
         copy_to_mlflow(trainer, self.path, tags=tags)
-        if self._ledger is not None and self._ledger.exists():
-            copy_to_mlflow(trainer, self._ledger, tags={})
+        for path in (self._ledger, self._folder / "stream.json"):
+            if path is not None and path.exists() and status != "RUNNING":
+                copy_to_mlflow(trainer, path, tags={})
 
 
 def _as_dict(report: Any) -> Mapping[str, Any]:

@@ -51,7 +51,7 @@ class Division:
 def divide(
     train: ImageSource,
     test: ImageSource,
-    num_classes: int,
+    class_names: Sequence[str],
     *,
     scenario: Scenario,
     forget: Sequence[ForgetRequest],
@@ -63,7 +63,7 @@ def divide(
     Args:
         train: the training set.
         test: the test set.
-        num_classes: how many classes there are.
+        class_names: the names of the classes, in label order.
         scenario: makes the experiences to learn.
         forget: requests, which become events.
         val_fraction: part of each class of each experience that is held out for validation.
@@ -78,9 +78,10 @@ def divide(
     labels = StreamLabels(
         train=train.labels,
         test=test.labels,
-        num_classes=num_classes,
+        num_classes=len(class_names),
         train_domains=train.domains,
         test_domains=test.domains,
+        class_names=class_names,
     )
     learned = hold_out(scenario.experiences(labels), labels.train, fraction=val_fraction, seed=seed)
     empty = [experience.name for experience in learned if val_fraction and not len(experience.val)]

@@ -295,7 +295,7 @@ class TaskStream(pl.LightningDataModule):
             self._division = divide(
                 self.train_source,
                 self.test_source,
-                self.num_classes,
+                self.class_names,
                 scenario=self.scenario,
                 forget=self.forget,
                 val_fraction=self.val_fraction,

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from pvision.callbacks import PrivacyAccounting
 from pvision.cli import ledger
 from pvision.datamodules import TaskStream
-from pvision.errors import LedgerBusy
+from pvision.errors import ConfigError, LedgerBusy
 from pvision.modules.continual_classifier import ContinualClassifier
 from pvision.modules.private_classifier import PrivateClassifier
 from pvision.modules.video_classifier import VideoClassifier
@@ -21,7 +21,7 @@ from pvision.training.streams.checkpoints import read_stream_checkpoint, take_st
 from pvision.training.streams.checks import check_stream_fit
 from pvision.training.trainer_parts import callbacks_of
 
-__all__ = ["check_checkpoint", "check_fit", "check_resumption"]
+__all__ = ["check_checkpoint", "check_evaluation", "check_fit", "check_resumption"]
 
 
 def check_fit(trainer: Trainer, model: LightningModule, data: LightningDataModule) -> None:
@@ -39,6 +39,25 @@ def check_fit(trainer: Trainer, model: LightningModule, data: LightningDataModul
     for callback in callbacks_of(trainer):
         if isinstance(callback, PrivacyAccounting):
             callback.check(model)
+
+
+def check_evaluation(
+    stage: str, model: LightningModule, stream: TaskStream, *, checkpoint: dict[str, Any] | None
+) -> None:
+    """Refuse to evaluate on a stream what knows no class yet, or on records that nobody held out.
+
+    Raises:
+        ConfigError: naming the flag.
+    """
+    if checkpoint is None and isinstance(model, ContinualClassifier):
+        raise ConfigError(
+            f"--ckpt_path is missing: before training a ContinualClassifier knows no class, so there is nothing to "
+            f"{stage}. Give a checkpoint, or the folder of a run along this stream."
+        )
+    if stage == "validate" and not stream.val_fraction:
+        raise ConfigError(
+            "--data.init_args.val_fraction is 0, so no record was held out for `pvision validate`. Use `pvision test`."
+        )
 
 
 def check_checkpoint(checkpoint: dict[str, Any], model: LightningModule) -> None:

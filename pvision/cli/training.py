@@ -151,7 +151,7 @@ class TrainingCLI(LightningCLI):
             return
         if Path(str(path)).is_dir():
             path = self._settings.ckpt_path = str(latest_checkpoint(Path(str(path))))
-            print(f"pvision: going on from {path}", file=sys.stderr)
+            print(f"pvision: {'going on from' if self.config.subcommand == 'fit' else 'with'} {path}", file=sys.stderr)
         self._checkpoint = read_checkpoint(str(path))
 
     @property
@@ -203,6 +203,8 @@ class TrainingCLI(LightningCLI):
         with refusing("--data", OSError):
             self.datamodule.prepare_data()
             self.datamodule.setup(str(self.subcommand))
+        if self.subcommand != "fit" and isinstance(self.datamodule, TaskStream):
+            early.check_evaluation(str(self.subcommand), self.model, self.datamodule, checkpoint=self._checkpoint)
         if self.subcommand == "fit":
             if isinstance(self.datamodule, TaskStream) and str(self._settings.ckpt_path) in _LIGHTNINGS_OWN:
                 raise ConfigError(

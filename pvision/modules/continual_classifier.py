@@ -54,6 +54,7 @@ class ContinualClassifier(pl.LightningModule):
         self.head = IncrementalHead(_feature_dim(backbone))
         self.restart = restart
         self.classes_of: list[tuple[int, ...]] = []
+        self.task_aware = False
         self.val_accuracy = MeanMetric()
         self._optimizer, self._scheduler = optimizer, scheduler
         if at_least("model.label_smoothing", label_smoothing, 0) >= 1:
@@ -69,6 +70,7 @@ class ContinualClassifier(pl.LightningModule):
         """Grow the head by the new classes; with ``restart``, start from the initial weights."""
         self.classes_of += [()] * (experience.index + 1 - len(self.classes_of))
         self.classes_of[experience.index] = experience.classes
+        self.task_aware = bool(getattr(getattr(stream, "scenario", None), "task_aware", False))
         self.head.grow(experience.new_classes)
         if self.restart:
             self.backbone.load_state_dict(self._initial)
@@ -109,14 +111,14 @@ class ContinualClassifier(pl.LightningModule):
     def test_step(self, batch: ImageBatch, batch_idx: int, dataloader_idx: int = 0) -> Mapping[str, Tensor]:
         """Return predictions and targets, for `pvision.callbacks.ForgettingMetrics` to count.
 
-        ``preds`` chooses among all classes seen, ``preds_task_aware`` among those of the image's own experience.
+        ``preds`` chooses among all classes seen, ``preds_task_aware`` among those of the image's own experience. In a
+        task-incremental stream, which gives the experience away, the latter are the ones that count.
         """
         logits = self(batch.image)
-        return {
-            "preds": self.head.predictions(logits),
-            "preds_task_aware": self._task_aware(logits, batch.experience),
-            "target": batch.label,
-        }
+        aware = self._task_aware(logits, batch.experience)
+        if self.task_aware:
+            return {"preds": aware, "target": batch.label}
+        return {"preds": self.head.predictions(logits), "preds_task_aware": aware, "target": batch.label}
 
     def predict_step(self, batch: ImageBatch, batch_idx: int, dataloader_idx: int = 0) -> Mapping[str, Tensor]:
         """Return the images' positions and probabilities of labels from 0 to the largest seen, 0 for unseen ones."""
@@ -139,6 +141,7 @@ class ContinualClassifier(pl.LightningModule):
             "sizes": list(self.head.sizes),
             "classes": list(self.head.classes),
             "classes_of": [list(classes) for classes in self.classes_of],
+            "task_aware": self.task_aware,
             "initial": self._initial,
         }
 
@@ -156,6 +159,7 @@ class ContinualClassifier(pl.LightningModule):
             )
         self.head.grow_like(state["sizes"], state["classes"])
         self.classes_of = [tuple(classes) for classes in state["classes_of"]]
+        self.task_aware = state["task_aware"]
         if self.restart:
             # Those of the run that goes on: a new process may have drawn others.
             self._initial = {name: tensor.clone() for name, tensor in state["initial"].items()} or self._initial

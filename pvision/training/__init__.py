@@ -1,4 +1,4 @@
-"""What private training under Lightning needs besides an algorithm: guards against what would void the guarantee."""
+"""What training under Lightning needs besides an algorithm: guards of private training, and the loop along a stream."""
 
 from pvision.training.guards import (
     GUARDS,
@@ -8,10 +8,12 @@ from pvision.training.guards import (
     refuse_unsafe_trainer,
 )
 from pvision.training.record_mixing import mixes_records
+from pvision.training.streams import fit_stream
 from pvision.training.unnoised_logging import refuse_unnoised_logging
 
 __all__ = [
     "GUARDS",
+    "fit_stream",
     "mixes_records",
     "refuse_unnoised_logging",
     "refuse_unsafe_loader",

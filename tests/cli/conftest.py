@@ -104,3 +104,19 @@ def tracked(migrated_database: Path) -> Path:
     """A working folder in which MLflow's database exists already: its path."""
     Path("mlruns").mkdir()
     return Path(shutil.copy(migrated_database, "mlruns/mlflow.db"))
+
+
+@pytest.fixture
+def compare(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run the command in this process, without Lightning: ``compare("a", "b")``."""
+    from pvision.cli import main
+
+    def call(*args: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        try:
+            code = main(["compare", *map(str, args)]) or 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        return (code, *capsys.readouterr())
+
+    return call

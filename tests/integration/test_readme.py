@@ -14,8 +14,8 @@ def test_the_example_trains_and_prints_the_guarantee(
 ) -> None:
     import pvision.datamodules
 
-    # The second is a sketch of what examples/own_project does in full.
-    example, _ = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    # The last is a sketch of what examples/own_project does in full.
+    example, _, _ = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     whole = pvision.datamodules.MocapActions
 
     def part(**settings: object) -> pvision.datamodules.MocapActions:
@@ -27,3 +27,12 @@ def test_the_example_trains_and_prints_the_guarantee(
     printed = capsys.readouterr().out
     assert re.search(r"ε (1|0\.99\d*) \(content or nothing behind the mask\)", printed)
     assert "NOT PRIVATE" not in printed
+
+
+@pytest.mark.slow
+def test_the_example_of_a_stream_learns_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, example, _ = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    quiet = example.replace("max_epochs=3", "max_epochs=1, accelerator='cpu', logger=False, log_every_n_steps=1")
+    exec(compile(quiet, "README.md", "exec"), {})
+    assert len((tmp_path / "accuracy_matrix.csv").read_text().splitlines()) == 6

@@ -125,7 +125,13 @@ def test_mlflow_has_a_run_with_a_child_for_each_experience(small, capsys):
     history = client.get_metric_history(parent.info.run_id, "continual/average_accuracy")
     assert [point.step for point in history] == [0, 1, 2, 3, 4]
     artifacts = {item.path for item in client.list_artifacts(parent.info.run_id)}
-    assert {"accuracy_matrix.csv", "accuracy_matrix.json", "accuracy_matrix.png", "config.yaml"} <= artifacts
+    assert {
+        "accuracy_matrix.csv",
+        "accuracy_matrix.json",
+        "accuracy_matrix.png",
+        "config.yaml",
+        "stream.json",
+    } <= artifacts
 
 
 STOPPED = """
@@ -181,6 +187,7 @@ def test_a_run_that_was_stopped_goes_on_in_its_mlflow_run(small, workplace, caps
         (["--data.init_args.scenario.init_args.class_order=[0,1]"], "class_order"),
         (["--ckpt_path=nowhere.ckpt"], "nowhere.ckpt does not exist"),
         (["--ckpt_path=mlruns"], "holds no checkpoint of a stream to go on from"),
+        (["--ckpt_path=last"], "a stream goes on from a file or from its run's folder"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_sentence_before_anything_is_written(flags, message, small, capsys, workplace):
@@ -197,3 +204,12 @@ def test_a_model_that_is_none_for_streams_is_loaded_by_name_only(workplace, smal
     with pytest.raises(SystemExit):
         main(["test", *small("finetune_digits"), "--ckpt_path", "other.ckpt"])
     assert "holds no classes of a continual classifier" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stage", ["validate", "test", "predict"])
+def test_a_model_that_was_never_trained_is_not_evaluated(stage, small, capsys, workplace):
+    with pytest.raises(SystemExit) as stop:
+        main([stage, *small("finetune_digits")])
+    assert stop.value.code == 2
+    assert f"so there is nothing to {stage}" in capsys.readouterr().err
+    assert [path.name for path in (workplace / "mlruns").iterdir()] == ["mlflow.db"]

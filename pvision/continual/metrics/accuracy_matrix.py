@@ -1,6 +1,6 @@
 """Count who was right: integers per row, column and class, from which every metric follows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -171,21 +171,26 @@ class AccuracyMatrix:
         self._counts.update({(row, column): counts[column] for column in range(columns) if counts[column, 1].any()})
         self._confusion[row] = flat[columns * 2 * classes :].reshape(classes, classes + 1)
 
-    def accuracy(self) -> Floats:
-        """Return R, float64 ``(rows, columns)``, NaN where nothing was measured."""
-        return self._table(range(self.rows))
+    def accuracy(self, *, without: Collection[int] = ()) -> Floats:
+        """Return R, float64 ``(rows, columns)``, NaN where nothing was measured.
 
-    def baseline(self) -> Floats:
+        Args:
+            without: classes that no longer count, because they were forgotten on request. A column of such classes
+                alone stays as it was measured; values set without counts are never changed.
+        """
+        return self._table(range(self.rows), without)
+
+    def baseline(self, *, without: Collection[int] = ()) -> Floats:
         """Return row -1, float64 ``(columns,)``: the accuracy before any training, NaN where it was not measured."""
-        return self._table([-1]).ravel()
+        return self._table([-1], without).ravel()
 
-    def counts(self) -> Integers | None:
+    def counts(self, *, without: Collection[int] = ()) -> Integers | None:
         """Return the test records per column, int64 ``(columns,)``, as last counted; None if a value has no counts."""
         if self._values or not self._counts:
             return None
         numbers = np.zeros(self.columns, dtype=np.int64)
         for (_, column), counts in sorted(self._counts.items()):  # the last row wins
-            numbers[column] = counts[1].sum()
+            numbers[column] = self._remaining(counts, without)[1].sum()
         return numbers
 
     def per_class(self) -> Floats:
@@ -238,12 +243,19 @@ class AccuracyMatrix:
     def _add_entry(self, entry: tuple[int, int], correct: Integers, total: Integers) -> None:
         self._counts[entry] = self._counts.get(entry, 0) + np.stack([correct, total])
 
-    def _table(self, rows: Sequence[int]) -> Floats:
+    def _remaining(self, counts: Integers, without: Collection[int]) -> Integers:
+        """Return correct and total ``(2, C')`` of the classes that still count; of all, if none would be left."""
+        gone = [label for label in without if label < self.num_classes]
+        rest: Integers = np.delete(counts, gone, axis=1)
+        return rest if rest[1].any() else counts
+
+    def _table(self, rows: Sequence[int], without: Collection[int] = ()) -> Floats:
         table = np.full((len(rows), self.columns), np.nan)
         for place, row in enumerate(rows):
             for column in range(self.columns):
                 if (row, column) in self._counts:
-                    table[place, column] = ratio(*self._counts[row, column].sum(axis=1, keepdims=True)).item()
+                    counts = self._remaining(self._counts[row, column], without)
+                    table[place, column] = ratio(*counts.sum(axis=1, keepdims=True)).item()
                 else:
                     table[place, column] = self._values.get((row, column), np.nan)
         return table

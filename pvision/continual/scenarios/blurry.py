@@ -117,7 +117,7 @@ class Blurry(Scenario):
         classes = np.unique(labels.train[train])
         at_home = home[classes] == place
         return Part(
-            name=f"experience {place}",
+            name=f"blurry part {place + 1}",
             classes=(*classes[at_home].tolist(), *classes[~at_home].tolist()),
             train=train,
             test=np.flatnonzero(home[labels.test] == place),

@@ -63,7 +63,7 @@ class ClassIncremental(Scenario):
         ends = np.cumsum([0, *self.sizes(labels.num_classes)]).tolist()
         return [
             Part(
-                name=_name(order[start:end]),
+                name=labels.named(order[start:end]),
                 classes=tuple(order[start:end]),
                 train=np.flatnonzero(np.isin(labels.train, order[start:end])),
                 test=np.flatnonzero(np.isin(labels.test, order[start:end])),
@@ -160,13 +160,6 @@ def checked_order(name: str, order: Sequence[int] | None, seed: int | None) -> t
         checked_seed(f"{name}.class_order_seed", seed)
     labels = None if order is None else [positive_int(f"{name}.class_order", label, low=0) for label in order]
     return labels, seed
-
-
-def _name(classes: Sequence[int]) -> str:
-    listed = ", ".join(map(str, classes[:4]))
-    if len(classes) > 4:
-        return f"{len(classes)} classes: {listed}, …"
-    return f"class{'es' if len(classes) > 1 else ''} {listed}"
 
 
 def _equal_parts(name: str, classes: int, count: int) -> list[int]:

@@ -22,6 +22,7 @@ class StreamLabels:
         num_classes: how many classes the data set has.
         train_domains: the domain of each training record; None where the set has no domains.
         test_domains: the domain of each test record.
+        class_names: what people call the classes, in label order; None to call them by their numbers.
 
     Raises:
         DataError: if a label is no whole number in range, a class has no training record, a test label is never
@@ -33,6 +34,7 @@ class StreamLabels:
     num_classes: int
     train_domains: Sequence[str] | None = None
     test_domains: Sequence[str] | None = None
+    class_names: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         positive_int("num_classes", self.num_classes)
@@ -49,6 +51,19 @@ class StreamLabels:
                     f"There are {len(domains)} domains for {len(labels)} {name} records. Give one for each."
                 )
         self._refuse_unknown()
+
+    def named(self, classes: Sequence[int]) -> str:
+        """Return what people call a group of classes: the first four of them."""
+        names = self.class_names or ()
+        if all(name.isdigit() for name in names):
+            names = [str(label) for label in range(self.num_classes)]
+            single, several = "class ", "classes "
+        else:
+            single = several = ""
+        listed = ", ".join(names[label] for label in classes[:4])
+        if len(classes) > 4:
+            return f"{len(classes)} classes: {listed}, …"
+        return f"{several if len(classes) > 1 else single}{listed}"
 
     def _refuse_unknown(self) -> None:
         trained = np.bincount(self.train, minlength=self.num_classes)

@@ -10,6 +10,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from pvision.errors import ConfigError
 from pvision.training.run_files import is_trial
 from pvision.training.streams.parts import Forgets, Retrains
+from pvision.training.trainer_parts import callbacks_of
 
 __all__ = ["check_stream_fit"]
 
@@ -31,6 +32,8 @@ def check_stream_fit(trainer: pl.Trainer, module: pl.LightningModule, stream: An
         stream.prepare_data()
     stream.setup("fit")
     _check_length(trainer, stream)
+    _check_sharing(trainer, stream)
+    _check_monitors(trainer, stream)
     _check_forgetting(module, stream)
 
 
@@ -71,6 +74,26 @@ def _check_length(trainer: pl.Trainer, stream: Any) -> None:
     if stream.online and trainer.max_epochs != 1:
         raise ConfigError(
             f"An online stream shows every record once, but trainer.max_epochs is {trainer.max_epochs}. Set it to 1."
+        )
+
+
+def _check_sharing(trainer: pl.Trainer, stream: Any) -> None:
+    for name in ("batch_size", "replay_batch_size"):
+        size = stream.training_settings().get(name) or 0
+        if size % trainer.world_size:
+            raise ConfigError(
+                f"data.{name} counts the images of all processes together and must be a multiple of their number, "
+                f"{trainer.world_size}, but {size} came. Change it, or trainer.devices."
+            )
+
+
+def _check_monitors(trainer: pl.Trainer, stream: Any) -> None:
+    monitors = (getattr(callback, "monitor", None) for callback in callbacks_of(trainer))
+    waiting = next((monitor for monitor in monitors if monitor and monitor.startswith("val")), None)
+    if waiting is not None and not any(len(experience.val) for experience in stream.experiences):
+        raise ConfigError(
+            f"A callback waits for {waiting!r}, but no record is held out for validation. Set data.val_fraction, for "
+            "example to 0.1, or drop the callback."
         )
 
 

@@ -24,7 +24,7 @@ from pvision.training.streams.consolidation import Consolidation
 from pvision.training.streams.loggers import finalize_run, keep_running, loggers_of_experience
 from pvision.training.streams.parts import ExpandsForExperiences, Forgets, HearsOfStreamEnd
 from pvision.training.streams.per_fit import PerFit, experience_folder
-from pvision.training.streams.progress import announce, shown_in_progress_bar
+from pvision.training.streams.progress import announce, announce_the_end, shown_in_progress_bar
 from pvision.training.streams.randomness import seed_experience
 from pvision.training.trainer_parts import callbacks_of
 
@@ -105,6 +105,8 @@ class _StreamRun:
                     start, resume = start + 1, None
             if self._trainer.is_global_zero and not is_trial(self._trainer):
                 self._stream.manifest().save(run_folder(self._trainer) / "stream.json")
+            if start == len(self._stream.experiences):
+                announce_the_end(self._trainer, path)
             for experience in self._stream.experiences[start:]:
                 self._learn(experience, per_fit, resume)
                 resume = None

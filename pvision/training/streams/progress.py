@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -10,16 +11,21 @@ import lightning.pytorch as pl
 from pvision.continual.experience import Experience
 from pvision.training.trainer_parts import replaced
 
-__all__ = ["announce", "shown_in_progress_bar"]
+__all__ = ["announce", "announce_the_end", "shown_in_progress_bar"]
 
 
 def announce(trainer: pl.Trainer, experience: Experience, stream: Any) -> None:
     """Print which experience begins, unless the Trainer shows no progress."""
     if trainer.progress_bar_callback is None or not trainer.is_global_zero:
         return
-    what = "learns" if experience.kind == "learn" else "forgets"
-    records = len(experience.train)
-    print(f"experience {_number(experience, stream)} {what} {experience.name}: {records:,} images", file=sys.stderr)
+    what = f"learns {experience.name}" if experience.kind == "learn" else experience.name
+    print(f"experience {_number(experience, stream)}: {what}, {len(experience.train):,} images", file=sys.stderr)
+
+
+def announce_the_end(trainer: pl.Trainer, path: Path | None) -> None:
+    """Print that the run that wrote the checkpoint at ``path`` had learned everything."""
+    if trainer.is_global_zero:
+        print(f"pvision: {path} is of a run that has learned its whole stream; nothing is left to do.", file=sys.stderr)
 
 
 @contextmanager

@@ -14,13 +14,13 @@ from lightning.pytorch.callbacks import (
     StochasticWeightAveraging,
 )
 from lightning.pytorch.loggers import CSVLogger
+from small_streams import Watches, classifier, stream_of, trainer_for
 from torch import nn
 from torch.nn import functional as F
 
 from pvision.callbacks import ForgettingMetrics, RunSummary
 from pvision.continual.replay import HerdingMemory, ReservoirMemory
-from pvision.continual.scenarios import ClassIncremental, ForgetRequest
-from pvision.datamodules.streams import DigitsStream
+from pvision.continual.scenarios import ForgetRequest
 from pvision.errors import ConfigError, DataError
 from pvision.models import ConvEncoder
 from pvision.modules import ContinualClassifier
@@ -50,21 +50,6 @@ class Somebodys(pl.LightningModule):
         return optimizer
 
 
-def stream_of(**settings):
-    scenario = ClassIncremental(experiences=settings.pop("experiences", 2))
-    return DigitsStream(**{"scenario": scenario, "batch_size": 128, "seed": 0, **settings})
-
-
-def trainer_for(folder, **settings):
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
-    return pl.Trainer(**{"max_epochs": 1, "default_root_dir": folder, **quiet, **settings})
-
-
-def classifier(**settings):
-    torch.manual_seed(0)
-    return ContinualClassifier(ConvEncoder(width=4), **settings)
-
-
 def test_a_module_that_knows_nothing_of_streams_goes_through_one(tmp_path):
     module, metrics = Somebodys(), ForgettingMetrics("test_acc", verbose=False)
     fit_stream(trainer_for(tmp_path, callbacks=[metrics]), module, stream_of())
@@ -74,19 +59,6 @@ def test_a_module_that_knows_nothing_of_streams_goes_through_one(tmp_path):
     assert steps == [("step", experience, step) for experience in (0, 1) for step in range(5)]
     assert metrics.matrix.shape == (2, 2)
     assert metrics.values()["continual/forgetting"] > 0
-
-
-class Watches(pl.Callback):
-    """Notes what happens in which experience, in order."""
-
-    def __init__(self):
-        self.seen = []
-
-    def on_fit_start(self, trainer, pl_module):
-        self.seen.append(("fit", trainer.datamodule.current))
-
-    def on_test_start(self, trainer, pl_module):
-        self.seen.append(("test", trainer.datamodule.current))
 
 
 class Hooked(ContinualClassifier):
@@ -237,53 +209,6 @@ def test_features_come_in_the_precision_of_the_run(tmp_path):
     assert len(stream.replay) == 20
 
 
-# Forgetting on request
-
-
-def test_retraining_forgets_a_class_and_keeps_the_rest(tmp_path):
-    stream = stream_of(forget=[ForgetRequest(after=0, classes=[1])], training_set="seen", batch_size=32)
-    trained = {}
-
-    class Notes(pl.Callback):
-        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-            trained.setdefault(stream.current, set()).update(batch.label.tolist())
-
-    metrics = ForgettingMetrics(verbose=False)
-    trainer = trainer_for(tmp_path, max_epochs=3, callbacks=[Notes(), metrics])
-    module = classifier(restart=True, optimizer=lambda p: torch.optim.AdamW(p, lr=5e-3))
-    fit_stream(trainer, module, stream)
-    assert [event.kind for event in stream.experiences] == ["learn", "forget", "learn"]
-    assert trained == {0: {0, 1, 2, 3, 4}, 1: {0, 2, 3, 4}, 2: {0, *range(2, 10)}}
-    per_class = metrics.counted.per_class()
-    assert per_class[0][1] > 0.5
-    assert per_class[1][1] == 0
-    assert per_class[1][0] > 0.5
-
-
-def test_a_module_that_can_forget_is_asked_to_instead_of_being_trained(tmp_path):
-    class Forgetful(ContinualClassifier):
-        asked = ()
-
-        def forget_experience(self, experience, stream):
-            self.asked = (*self.asked, experience.classes)
-
-    watch, module = Watches(), Forgetful(ConvEncoder(width=4))
-    stream = stream_of(forget=[ForgetRequest(after=1, classes=[1, 3])])
-    fit_stream(trainer_for(tmp_path, callbacks=[watch]), module, stream)
-    assert module.asked == ((1, 3),)
-    assert watch.seen == [("fit", 0), ("test", 0), ("fit", 1), ("test", 1), ("test", 2)]
-
-
-def test_a_replay_memory_loses_what_is_to_be_forgotten(tmp_path):
-    class Forgetful(ContinualClassifier):
-        def forget_experience(self, experience, stream):
-            pass
-
-    stream = stream_of(forget=[ForgetRequest(after=0, classes=[1])], replay=ReservoirMemory(200))
-    fit_stream(trainer_for(tmp_path), Forgetful(ConvEncoder(width=4)), stream)
-    assert set(stream.replay.labels.tolist()) == {0, *range(2, 10)}
-
-
 # What is refused
 
 
@@ -294,6 +219,8 @@ def test_a_replay_memory_loses_what_is_to_be_forgotten(tmp_path):
         ({"max_epochs": -1}, {}, r"but -1 came"),
         ({"max_epochs": 2}, {"online": True}, r"shows every record once, but trainer.max_epochs is 2. Set it to 1"),
         ({"overfit_batches": 2}, {}, r"trainer.overfit_batches would replace"),
+        ({"callbacks": [EarlyStopping("val/accuracy")]}, {}, r"waits for 'val/accuracy', but no record is held out"),
+        ({"strategy": "ddp", "devices": 2}, {"batch_size": 31}, r"data.batch_size counts .* number, 2, but 31 came"),
         ({"strategy": "ddp_spawn", "devices": 2}, {}, r"Use 'ddp'"),
         ({"limit_test_batches": 0}, {}, r"trainer.limit_test_batches is 0, but what is learned is consolidated"),
         ({}, {"forget": [ForgetRequest(after=0, classes=[1])]}, r"ContinualClassifier cannot: it has no method"),
