@@ -140,7 +140,7 @@ class TrainingCost(Callback):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if self._stage != "fit":
+        if self._stage not in ("", "fit"):  # nothing has begun yet, where a stream goes on after an experience
             return  # a checkpoint that is evaluated may be older than what this object has measured since
         self._rows = {int(index): dict(row) for index, row in state_dict["rows"].items()}
         self._fits = int(state_dict["fits"])

@@ -4,6 +4,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 
+from pvision.callbacks import TrainingCost
 from pvision.continual.scenarios import ForgetRequest
 from pvision.training.streams import latest_checkpoint
 
@@ -156,3 +157,14 @@ def test_the_generators_of_a_finished_run_are_those_it_ended_with(make_run, same
     ended = run.outcome()
     torch.manual_seed(0)
     assert same(make_run().fit(run.folder).outcome(), ended)
+
+
+def test_what_it_cost_so_far_is_known_after_an_interruption(make_run):
+    first = make_run(callbacks=[TrainingCost(), Interruption("on_train_start")])
+    with pytest.raises(Interrupted):
+        first.fit()
+    run = make_run(callbacks=[cost := TrainingCost()]).fit(first.folder)
+    assert (run.folder / "cost.csv").read_text().splitlines()[1].startswith("0,")
+    values = cost.summary_metrics()
+    assert values["cost/total_fit_seconds"] > values["cost/fit_seconds"]
+    assert len((run.folder / "cost.csv").read_text().splitlines()) == 4
