@@ -56,7 +56,7 @@ def fit_stream(
         DataError: if the checkpoint was written on another stream.
 
     Example:
-        >>> fit_stream(Trainer(max_epochs=3, callbacks=[ForgettingMetrics()]), module, DigitsStream())  # doctest: +SKIP
+        ``fit_stream(Trainer(max_epochs=3, callbacks=[ForgettingMetrics()]), module, DigitsStream(scenario=…))``
     """
     module = _maybe_unwrap_optimized(module)  # what torch.compile returns names its weights otherwise
     check_stream_fit(trainer, module, stream)
