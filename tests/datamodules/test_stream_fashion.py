@@ -131,6 +131,7 @@ def test_nothing_is_downloaded_unless_it_was_asked_for(site, folder):
         (b"<html>", "is no whole gzip file"),
         (None, "cannot be downloaded .*no route to host"),
     ],
+    ids=["other data", "no gzip file", "no network"],  # gzip writes the time: processes would not agree on a name
 )
 def test_a_file_that_is_not_the_one_meant_leaves_nothing_behind(site, tmp_path, content, message):
     served, _ = site
