@@ -5,8 +5,9 @@ For an update ΔW of a layer, Δb of its bias, and old inputs X (columns) with s
 - change: ‖ΔW X + Δb 1ᵀ‖_F, exactly; for Δb = 0 it is √tr(ΔW G ΔWᵀ)
 - bound: ‖ΔW‖₂ ‖(I − MMᵀ)X‖_F + ‖Δb‖ √n, which the change cannot exceed if ΔW M = 0
 
-both as fractions of ‖W X‖_F, W being the weights before the update. Both hold for single inputs, too: see
-`token_margin`. They are proved for a layer by itself: where earlier layers change, later ones see other inputs.
+both as fractions of ‖W X‖_F, W being the weights before the update, or as they are where that is 0. The bound holds for
+each single input, too: see `token_margin`. It is about a layer by itself: where earlier layers change, later ones see
+other inputs.
 """
 
 import math
@@ -130,9 +131,7 @@ def token_margin(before: Tensor, after: Tensor, inputs: Tensor, basis: Tensor) -
 
 
 def _ratio(part: float, whole: float) -> float:
-    if whole > 0:
-        return part / whole
-    return math.nan if part else 0.0
+    return part / whole if whole > 0 else part
 
 
 def _wide(values: Tensor) -> Tensor:

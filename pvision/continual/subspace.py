@@ -226,6 +226,10 @@ class SubspaceMemory:
             raise ConfigError(f"The memory has the layer {name!r} already.")
         self._layers[name] = LayerSubspace(dim, compact=self.compact)
 
+    def drop(self, name: str) -> None:
+        """Forget a layer, if it is there."""
+        self._layers.pop(name, None)
+
     def update(self, features: Mapping[str, Features | Tensor], *, energy: float) -> dict[str, int]:
         """Add what the features of an experience use; see `LayerSubspace.update`. A collective.
 
