@@ -21,13 +21,13 @@ class Row:
         experience: its index.
         layer: the layer's name.
         change: how far old outputs moved, as a fraction of their norm.
-        bound: how far they can move if the update leaves the memory alone.
+        bound: how far they can move if the update leaves memory and bias alone.
         leak: the size of that part of the update which acts on the memory, as a fraction of the weights'.
         update: the size of the update, the same way.
         rank: directions in the memory before the experience.
         dim: entries of an input.
         inputs: how many old inputs the second moments are of.
-        token_margin: the largest excess of change over bound among inputs that the user's images gave; NaN without.
+        token_margin: the largest excess of change over bound among inputs that the user's images gave; None without.
     """
 
     experience: int
@@ -39,12 +39,12 @@ class Row:
     rank: int
     dim: int
     inputs: int
-    token_margin: float = math.nan
+    token_margin: float | None = None
 
     @property
     def excess(self) -> float:
         """By how much the change, or that for one of the user's images, exceeds its bound."""
-        return max(self.change - self.bound, -math.inf if math.isnan(self.token_margin) else self.token_margin)
+        return max(self.change - self.bound, -math.inf if self.token_margin is None else self.token_margin)
 
 
 def largest(rows: Sequence[Row]) -> dict[str, float]:
@@ -68,8 +68,7 @@ def write_files(rows: Sequence[Row], settings: Mapping[str, float | None], *, fo
     writer = csv.DictWriter(table, [*Row.__dataclass_fields__], lineterminator="\n")
     writer.writeheader()
     writer.writerows(asdict(row) for row in rows)
-    plain = [{name: None if value != value else value for name, value in asdict(row).items()} for row in rows]
-    report = {**settings, **largest(rows), "rows": plain}
+    report = {**settings, **largest(rows), "rows": [asdict(row) for row in rows]}
     paths = [folder / "interference.csv", folder / "interference.json"]
     write_whole(paths[0], table.getvalue())
     write_whole(paths[1], json.dumps(report, indent=2, allow_nan=False) + "\n")

@@ -1,6 +1,5 @@
 """How far each update of each linear layer moves what the model computed before, in any Lightning project."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -45,7 +44,7 @@ class InterferenceCertificate(Callback):
 
     One ``trainer.fit`` is one experience. When it has ended, one pass over its training records adds the layers' inputs
     to their second moments; no record is kept. On them the next fit's update ΔW is measured: the change ‖ΔW X‖ that it
-    makes, and the bound ‖ΔW‖₂ ‖(I − MMᵀ)X‖ that holds if it leaves the memory M alone; see
+    makes, and the bound ‖ΔW‖₂ ‖(I − MMᵀ)X‖ that holds if it leaves the memory M and the bias alone; see
     `pvision.continual.interference`. M is the module's own, if it has a ``subspace_memory``; otherwise one with
     ``energy`` of the inputs, made here.
 
@@ -194,7 +193,7 @@ class InterferenceCertificate(Callback):
             rank=basis.shape[1],
             dim=len(basis),
             inputs=old.count,
-            token_margin=math.nan if inputs is None else token_margin(before, after, inputs, basis),
+            token_margin=None if inputs is None else token_margin(before, after, inputs, basis),
         )
 
     def _remember(self, trainer: pl.Trainer, module: pl.LightningModule, layers: Mapping[str, nn.Module]) -> None:

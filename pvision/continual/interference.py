@@ -3,14 +3,13 @@
 For an update ΔW of a layer, Δb of its bias, and old inputs X (columns) with second moments G = XXᵀ:
 
 - change: ‖ΔW X + Δb 1ᵀ‖_F, exactly; for Δb = 0 it is √tr(ΔW G ΔWᵀ)
-- bound: ‖ΔW‖₂ ‖(I − MMᵀ)X‖_F + ‖Δb‖ √n, which the change cannot exceed if ΔW M = 0
+- bound: ‖ΔW‖₂ ‖(I − MMᵀ)X‖_F, which the change cannot exceed if ΔW M = 0 and Δb = 0
 
 both as fractions of ‖W X‖_F, W being the weights before the update, or as they are where that is 0. The bound holds for
 each single input, too: see `token_margin`. It is about a layer by itself: where earlier layers change, later ones see
 other inputs.
 """
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -30,7 +29,7 @@ class Interference(NamedTuple):
 
     Attributes:
         change: how far they moved, as a fraction of their norm.
-        bound: how far they can move if the update leaves the memory alone, the same way.
+        bound: how far they can move if the update leaves memory and bias alone, the same way.
         leak: the size of that part of the update which acts on the memory, ‖ΔW M‖_F / ‖W‖_F; 0 if it keeps to the
             complement.
         update: the size of the update, ‖ΔW‖_F / ‖W‖_F.
@@ -100,11 +99,10 @@ def interference(before: Tensor, after: Tensor, old: Features, basis: Tensor) ->
     size = float(torch.linalg.matrix_norm(inputs @ before[:, :-1].T))
     spectral = float(torch.linalg.matrix_norm(weights, 2))
     unused = float(torch.linalg.matrix_norm(inputs - inputs @ used @ used.T))
-    bias = float(torch.linalg.vector_norm(delta[:, -1])) * math.sqrt(old.count)
     norm = float(torch.linalg.matrix_norm(before[:, :-1]))
     return Interference(
         change=_ratio(float(torch.linalg.matrix_norm(root @ delta.T)), size),
-        bound=_ratio(spectral * unused + bias, size),
+        bound=_ratio(spectral * unused, size),
         leak=_ratio(float(torch.linalg.matrix_norm(weights @ used)), norm),
         update=_ratio(float(torch.linalg.matrix_norm(weights)), norm),
     )
@@ -120,13 +118,13 @@ def token_margin(before: Tensor, after: Tensor, inputs: Tensor, basis: Tensor) -
         basis: the memory M, ``(in, rank)``.
 
     Returns:
-        At most 0, up to rounding, if the update leaves the memory alone.
+        At most 0, up to rounding, if the update leaves memory and bias alone.
     """
     tokens, used = inputs.reshape(-1, inputs.shape[-1]).to(before), basis.to(before)
     delta = after.to(before) - before
     moved = torch.linalg.vector_norm(tokens @ delta[:, :-1].T + delta[:, -1], dim=1)
     unused = torch.linalg.vector_norm(tokens - tokens @ used @ used.T, dim=1)
-    bound = torch.linalg.matrix_norm(delta[:, :-1], 2) * unused + torch.linalg.vector_norm(delta[:, -1])
+    bound = torch.linalg.matrix_norm(delta[:, :-1], 2) * unused
     return _ratio(float((moved - bound).max()), float(torch.linalg.vector_norm(tokens @ before[:, :-1].T, dim=1).max()))
 
 

@@ -1,8 +1,7 @@
-"""InterferenceCertificate in a project of somebody else's: what it measures, what it refuses, and what it leaves alone."""
+"""InterferenceCertificate in somebody's project: what it measures, what it refuses, and what it leaves alone."""
 
 import csv
 import json
-import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -54,18 +53,20 @@ class Careful(Own):
         self.requires_grad_(False)
         self.up = nn.Parameter(torch.zeros(10, DIM, dtype=torch.float64), requires_grad=False)
         self.register_buffer("free", torch.eye(DIM, dtype=torch.float64))
-        self.first.register_forward_hook(
-            lambda layer, args, output: output + args[0] @ self.free @ self.free.T @ self.up.T
-        )
+        self.first.register_forward_hook(lambda layer, args, output: output + args[0] @ self.update().T)
 
-    def on_fit_start(self) -> None:
+    def update(self) -> Tensor:
+        return self.up @ self.free @ self.free.T
+
+    def configure_optimizers(self) -> Any:
         """Fold the last update in, and train the next one in what is free now."""
         with torch.no_grad():
-            self.first.weight += self.up @ self.free @ self.free.T
+            self.first.weight += self.update()
             self.up.zero_()
         complement = self.subspace_memory["first"].complement()
         self.free = torch.cat([complement, torch.zeros(DIM, DIM - complement.shape[1], dtype=torch.float64)], dim=1)
         self.up.requires_grad_(True)
+        return super().configure_optimizers()
 
     def remember(self, images: Tensor) -> None:
         with FeatureRecorder(find_linears(self, ["first"])) as recorder, torch.no_grad():
@@ -116,7 +117,6 @@ def learn(folder: Path, module: Own, callback: Any, *batches: Tensor, **settings
 def test_the_change_is_that_of_the_layers_outputs_for_all_old_inputs(tmp_path: Path) -> None:
     module, callback = Own(), InterferenceCertificate(energy=0.9)
     learn(tmp_path, module, callback, images(0), images(1))
-    module.eval()
     old = torch.cat([images(0), images(1)])
     before = module.first(old), module.first.weight @ old.T
     learn(tmp_path, module, callback, images(2))
@@ -172,7 +172,6 @@ def test_one_of_the_users_images_is_enough_to_break_a_promise(tmp_path: Path) ->
     module.subspace_memory.update({"first": exact_images(0)}, energy=1.0)
     learn(tmp_path, module, callback, exact_images(0), exact_images(1))
     assert callback.rows[0].token_margin <= 0, "the bound allows for what lies outside the memory"
-    assert not math.isnan(callback.rows[0].token_margin)
 
 
 def test_a_biass_change_counts(tmp_path: Path) -> None:
@@ -183,7 +182,7 @@ def test_a_biass_change_counts(tmp_path: Path) -> None:
     learn(tmp_path, module, callback, images(1))
     (row,) = callback.rows
     assert row.update == 0.0
-    assert row.change == pytest.approx(row.bound, rel=1e-9)
+    assert row.bound == 0.0
     assert row.change > 0.01
 
 
@@ -218,30 +217,22 @@ def test_training_is_the_same_to_the_last_bit_with_and_without_it(tmp_path: Path
 
 
 def test_a_resumed_fit_gives_the_same_certificate(tmp_path: Path) -> None:
-    def begun() -> tuple[Own, InterferenceCertificate]:
-        pl.seed_everything(5, verbose=False)
-        module, callback = Own(), InterferenceCertificate(energy=0.95)
-        learn(tmp_path, module, callback, images(0))
-        return module, callback
-
-    module, whole = begun()
+    in_order = DataLoader(loader(images(1)).dataset, batch_size=8)
     saves = ModelCheckpoint(tmp_path / "saved", every_n_epochs=1, save_top_k=-1, filename="{epoch}")
-    pl.seed_everything(6, verbose=False)
-    trainer(tmp_path, whole, saves, enable_checkpointing=True).fit(module, loader(images(1)))
-    resumed = InterferenceCertificate(energy=0.95)
-    run = trainer(tmp_path, resumed, max_epochs=3)
-    run.fit(Own(), loader(images(1)), ckpt_path=tmp_path / "saved" / "epoch=2.ckpt", weights_only=True)
-    assert resumed.rows == [], "nothing was left to train, so Lightning calls no hook at the end"
-    resumed = InterferenceCertificate(energy=0.95)
-    module = Own()
-    pl.seed_everything(6, verbose=False)
-    trainer(tmp_path, resumed).fit(
-        module, loader(images(1)), ckpt_path=tmp_path / "saved" / "epoch=1.ckpt", weights_only=True
-    )
-    assert [row.experience for row in resumed.rows] == [1, 1]
-    assert [row.inputs for row in resumed.rows] == [40, 40]
-    learn(tmp_path, module, resumed, images(2))
-    assert [row.experience for row in resumed.rows] == [1, 1, 2, 2]
+    module, whole = Own(), InterferenceCertificate(energy=0.95)
+    module.dropout.p = 0
+    learn(tmp_path, module, whole, images(0))
+    trainer(tmp_path, whole, saves, enable_checkpointing=True).fit(module, in_order)
+    found = []
+    for epoch in (1, 2):
+        module, resumed = Own(), InterferenceCertificate(energy=0.95)
+        module.dropout.p = 0
+        run = trainer(tmp_path, resumed, saves, enable_checkpointing=True)
+        run.fit(module, in_order, ckpt_path=tmp_path / "saved" / f"epoch={epoch}.ckpt", weights_only=True)
+        found.append(resumed.rows)
+    assert found[0] == whole.rows
+    assert len(whole.rows) == 2
+    assert found[1] == [], "nothing was left to train, and Lightning calls no hook at the end of such a fit"
 
 
 def test_the_state_comes_back_through_a_weights_only_file(tmp_path: Path) -> None:
@@ -250,10 +241,10 @@ def test_the_state_comes_back_through_a_weights_only_file(tmp_path: Path) -> Non
     torch.save(callback.state_dict(), tmp_path / "state.pt")
     copied.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     assert copied.rows == callback.rows
-    later = module.state_dict()
+    later = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     found = []
     for one in (callback, copied):
-        module.load_state_dict({name: tensor.clone() for name, tensor in later.items()})
+        module.load_state_dict(later)
         pl.seed_everything(1, verbose=False)
         learn(tmp_path, module, one, images(2))
         found.append(one.rows)
@@ -328,7 +319,7 @@ def test_a_module_that_cannot_be_called_says_what_to_do(tmp_path: Path) -> None:
         def training_step(self, batch: Any, batch_idx: int) -> Tensor:
             return nn.functional.cross_entropy(self.last(self.first(batch[0])), batch[1])
 
-    with pytest.raises(ConfigError, match="has no forward.*forward=lambda"):
+    with pytest.raises(ConfigError, match=r"has no forward.*forward=lambda"):
         learn(tmp_path, Odd(), InterferenceCertificate(), images(0))
     callback = InterferenceCertificate(forward=lambda module, batch: module.last(module.first(batch[0])))
     learn(tmp_path, Odd(), callback, images(0), images(1))
