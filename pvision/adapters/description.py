@@ -29,7 +29,7 @@ def describe(adapted: "AdapterStack", names: Iterable[str]) -> dict[str, Any]:
             "kind": adapter.kind,
             "dtype": str(next(adapter.parameters()).dtype).removeprefix("torch."),
             "factor": adapter.factor,
-            "trainable": any(parameter.requires_grad for parameter in adapter.parameters()),
+            "trainable": [key for key, parameter in adapter.named_parameters() if parameter.requires_grad],
             "settings": dict(adapter.settings()),
         }
         for layer in adapted.layers
@@ -107,4 +107,5 @@ def _structure(description: Mapping[str, Any]) -> object:
 
 def _set_state(adapter: Adapter, part: Mapping[str, Any]) -> None:
     adapter.factor = float(part["factor"])
-    adapter.requires_grad_(bool(part["trainable"]))
+    for key, parameter in adapter.named_parameters():
+        parameter.requires_grad_(key in part["trainable"])

@@ -146,7 +146,7 @@ class LowRank(Adapter, kind="low_rank"):
                 "basis must have orthonormal columns. Take them from a QR or singular value decomposition."
             )
         self.basis = basis.detach().to(self.up).clone()
-        self.down = new_parameter(self.rank, basis.shape[1], like=self.up)
+        self.down = new_parameter(self.rank, basis.shape[1], like=self.up).requires_grad_(self.up.requires_grad)
         nn.init.kaiming_uniform_(self.down, a=sqrt(5))
 
     def prune(self) -> int:

@@ -59,9 +59,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"there is no file {str(path)!r}. Give the folder that PEFT's save_pretrained wrote.")
     try:
-        config = dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError):
-        raise DataError(f"{path} is no JSON object. Save or export the adapter again.") from None
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        config = None
+    if not isinstance(config, dict):
+        raise DataError(f"{path} is no JSON object. Save or export the adapter again.")
     if odd := _beyond_lora(config):
         raise ConfigError(f"{path}: {odd} is {config[odd]!r}, and only plain LoRA can be imported.")
     if not isinstance(config.get("r"), int) or not isinstance(config.get("lora_alpha"), int | float):

@@ -7,6 +7,7 @@ does not read it. In a `torch.nn.MultiheadAttention` PEFT adapts ``in_proj_weigh
 one rank, so the one that has fewer gets zeros.
 
 [0] https://huggingface.co/docs/peft/main/en/developer_guides/checkpoint
+[1] https://github.com/huggingface/peft/pull/3774
 """
 
 import json
@@ -22,7 +23,7 @@ from pvision.adapters.adapted import AdaptedModel
 from pvision.adapters.files import write_tensors
 from pvision.adapters.lora import LowRank
 from pvision.adapters.peft_config import CONFIG, peft_config, read_config, scaling_of
-from pvision.adapters.peft_matrices import Part, peft_matrices, peft_target, taken_apart
+from pvision.adapters.peft_matrices import Matrix, Part, peft_matrices, peft_target, taken_apart
 from pvision.errors import ConfigError, DataError
 from pvision.files import write_whole
 
@@ -34,7 +35,13 @@ _PREFIX = "base_model.model."
 _ENDS = (".lora_A.weight", ".lora_B.weight")
 
 
-def export_peft(adapted: AdaptedModel, folder: str | Path, *, names: Sequence[str] | None = None) -> None:
+def export_peft(
+    adapted: AdaptedModel,
+    folder: str | Path,
+    *,
+    names: Sequence[str] | None = None,
+    out_proj_times: int | None = None,
+) -> None:
     """Write LoRA adapters so that ``peft.PeftModel.from_pretrained(network, folder)`` computes the same.
 
     Several adapters at one place become one, with the sum of their ranks; gates and factors go into B and the scaling.
@@ -43,11 +50,16 @@ def export_peft(adapted: AdaptedModel, folder: str | Path, *, names: Sequence[st
         adapted: what holds them, merged or not.
         folder: where ``adapter_config.json`` and ``adapter_model.safetensors`` go; made if it does not exist.
         names: which ones; None for the active ones.
+        out_proj_times: how often the PEFT that will read the folder adds what is learned at the ``out_proj`` of a
+            `torch.nn.MultiheadAttention`: 2 up to PEFT 0.21.2, which is a defect [1], 1 where it is mended. Needed only
+            where an adapter sits there.
 
     Raises:
-        ConfigError: if there are none, or one of them is not of low rank.
+        ConfigError: if there are none, one of them is not of low rank, or ``out_proj_times`` is needed.
     """
-    matrices = peft_matrices(adapted, adapted.active if names is None else adapted.known(names))
+    matrices = peft_matrices(
+        adapted, adapted.active if names is None else adapted.known(names), out_proj_times=out_proj_times
+    )
     if not matrices:
         raise ConfigError("export_peft: no adapter is active. Activate one, or give names.")
     tensors = {}
@@ -61,17 +73,20 @@ def export_peft(adapted: AdaptedModel, folder: str | Path, *, names: Sequence[st
     write_whole(Path(folder) / CONFIG, json.dumps(peft_config(ranks), indent=2) + "\n")
 
 
-def import_peft(model: nn.Module, folder: str | Path, *, name: str = "adapter") -> AdaptedModel:
+def import_peft(
+    model: nn.Module, folder: str | Path, *, name: str = "adapter", out_proj_times: int | None = None
+) -> AdaptedModel:
     """Return ``model`` with the LoRA adapter of a PEFT folder, trainable, on top of those it has.
 
     Args:
         model: the network that it was trained in, or an `AdaptedModel` around it; changed in place.
         folder: what PEFT's ``save_pretrained`` or `export_peft` wrote.
         name: what to call it.
+        out_proj_times: as in `export_peft`, of the PEFT in which the adapter was trained.
 
     Raises:
         ConfigError: if a file is missing, the configuration asks for more than plain LoRA, the network lacks a module,
-            or the name is taken.
+            the name is taken, or ``out_proj_times`` is needed.
         DataError: if the tensors are damaged, or do not fit the network.
     """
     config = read_config(Path(folder))
@@ -79,8 +94,9 @@ def import_peft(model: nn.Module, folder: str | Path, *, name: str = "adapter") 
     adapted = model if isinstance(model, AdaptedModel) else AdaptedModel(model)
     parts: list[Part] = []
     for key, pair in pairs.items():
-        scaling = scaling_of(config, peft_target(key), len(pair[0]))
-        parts += taken_apart(adapted, key, pair, scaling, note.get(key))
+        target = peft_target(key)
+        matrix = Matrix(key, target, *pair, scaling_of(config, target, len(pair[0])), note.get(key))
+        parts += taken_apart(adapted, matrix, out_proj_times=out_proj_times)
     made = [(part.place, _adapter(part, adapted.sites.weight_at(part.place))) for part in parts]
     return adapted.stack(name, made)
 
@@ -91,7 +107,8 @@ def _adapter(part: Part, weight: Tensor) -> LowRank:
     came = [tuple(part.down.shape), tuple(part.up.shape)]
     if came != wanted:
         raise DataError(f"the adapter for {place.name} must have A and B of shapes {wanted}, but {came} came.")
-    adapter = LowRank(place, rank=rank, scaling=part.scaling, like=weight)
+    dtype = torch.promote_types(part.up.dtype, weight.dtype)
+    adapter = LowRank(place, rank=rank, scaling=part.scaling, like=weight.to(dtype))
     with torch.no_grad():
         adapter.down.copy_(part.down)
         adapter.up.copy_(part.up)

@@ -35,7 +35,7 @@ class Matrix(NamedTuple):
         down: A, ``(rank, in)``.
         up: B, ``(rows of the whole matrix, rank)``.
         scaling: what B A is multiplied with.
-        thirds: the places that share it, each with its number of ranks, in the order of the rows of A.
+        thirds: the places that share it, each with its number of ranks, in the order of the rows of A; None if unknown.
     """
 
     key: str
@@ -43,14 +43,19 @@ class Matrix(NamedTuple):
     down: Tensor
     up: Tensor
     scaling: float
-    thirds: list[tuple[str, int]]
+    thirds: Sequence[tuple[str, int]] | None
 
 
-def peft_matrices(adapted: AdaptedModel, names: Sequence[str]) -> list[Matrix]:
+def peft_matrices(adapted: AdaptedModel, names: Sequence[str], *, out_proj_times: int | None) -> list[Matrix]:
     """Return the sum of these adapters, one matrix for each that they change.
 
+    Args:
+        adapted: what holds them.
+        names: which ones.
+        out_proj_times: how often PEFT adds the change of a `torch.nn.MultiheadAttention`'s ``out_proj``.
+
     Raises:
-        ConfigError: if one of them is not of low rank.
+        ConfigError: if one of them is not of low rank, or ``out_proj_times`` is needed and None.
     """
     parts: dict[str, list[Part]] = {}
     for layer in adapted.layers:
@@ -58,7 +63,7 @@ def peft_matrices(adapted: AdaptedModel, names: Sequence[str]) -> list[Matrix]:
             if name in names:
                 part = _part(layer.place, name, adapter)
                 parts.setdefault(layer.place.module, []).append(part)
-    found = [_stacked(adapted, module, group) for module, group in parts.items()]
+    found = [_shared_out(_stacked(adapted, module, group), out_proj_times) for module, group in parts.items()]
     attentions = [m.target for m in found if isinstance(adapted.base.get_submodule(m.target), nn.MultiheadAttention)]
     plain = [matrix for matrix in found if matrix.target not in attentions]
     return plain + [one for target in dict.fromkeys(attentions) for one in _paired(adapted, target, found)]
@@ -69,33 +74,48 @@ def peft_target(key: str) -> str:
     return key.removesuffix(f".{_OUT}")
 
 
-def taken_apart(
-    adapted: AdaptedModel,
-    key: str,
-    pair: tuple[Tensor, Tensor],
-    scaling: float,
-    thirds: Sequence[tuple[str, int]] | None,
-) -> list[Part]:
-    """Return the parts of one of PEFT's matrices: what ``thirds`` tells of, or without it one on the whole matrix.
+def taken_apart(adapted: AdaptedModel, matrix: Matrix, *, out_proj_times: int | None) -> list[Part]:
+    """Return the parts of one of PEFT's matrices: its thirds, or where it names none, one on the whole.
 
     Raises:
-        ConfigError: if the network has no such matrix.
+        ConfigError: if the network has no such matrix, or ``out_proj_times`` is needed and None.
     """
     places = {place.name: place for place in adapted.places if place.kind == "linear"}
-    name = key.replace(f".{_OUT}", ".out_proj")
+    name = matrix.key.replace(f".{_OUT}", ".out_proj")
     whole = places.get(f"{name}.in_proj", places.get(name))
     if whole is None:
-        raise ConfigError(
-            f"the folder has an adapter for {name}, which this network lacks. Use the network it was made for."
-        )
-    down, up = pair
+        lacking = f"the folder has an adapter for {name}, which this network lacks"
+        raise ConfigError(f"{lacking}. Use the network it was made for.")
+    whole_up = matrix.up * _times(matrix.key, matrix.up, out_proj_times)
     parts, first = [], 0
-    for third, rank in [(whole.name, len(down))] if thirds is None else thirds:
+    for third, rank in [(name, len(matrix.down))] if matrix.thirds is None else matrix.thirds:
         place, ranks = places.get(third, whole), slice(first, first + rank)
-        rows = slice(place.first_row, place.first_row + place.out_features)
-        parts.append(Part(place, down[ranks], up[rows, ranks], scaling))
+        rows = slice(place.first_row, place.first_row + place.out_features) if place != whole else slice(None)
+        parts.append(Part(place, matrix.down[ranks], whole_up[rows, ranks], matrix.scaling))
         first += rank
     return parts
+
+
+def _times(key: str, up: Tensor, out_proj_times: int | None) -> int:
+    """Return how often PEFT adds this matrix' change.
+
+    Raises:
+        ConfigError: if that has to be said and was not.
+    """
+    if not key.endswith(f".{_OUT}") or not bool(up.any()):
+        return 1
+    if out_proj_times is None:
+        raise ConfigError(
+            f"PEFT up to 0.21.2 adds twice what an adapter changes at {peft_target(key)}.out_proj, a known defect "
+            "(huggingface/peft#3774). Say how often the PEFT that shares this folder does: out_proj_times=2, or 1."
+        )
+    if out_proj_times not in (1, 2):
+        raise ConfigError(f"out_proj_times must be 1 or 2, but {out_proj_times!r} came.")
+    return out_proj_times
+
+
+def _shared_out(matrix: Matrix, out_proj_times: int | None) -> Matrix:
+    return matrix._replace(up=matrix.up / _times(matrix.key, matrix.up, out_proj_times))
 
 
 def _part(place: Place, name: str, adapter: nn.Module) -> Part:

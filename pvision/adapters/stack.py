@@ -108,9 +108,8 @@ class AdapterStack(nn.Module):
         self._refuse_merged("remove")
         chosen = self.known(names)
         for layer in self.layers:
-            for name in chosen:
-                if name in layer.adapters:
-                    self.sites.drop(layer, name)
+            for name in set(layer.adapters) & set(chosen):
+                self.sites.drop(layer, name)
         self._names = [name for name in self._names if name not in chosen]
         self._active = tuple(name for name in self._active if name not in chosen)
         self.sites.drop_empty()

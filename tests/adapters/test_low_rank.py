@@ -90,7 +90,7 @@ def test_a_matrix_that_does_not_fit_is_refused(attempt, message):
 def test_the_proximal_step_is_soft_thresholding():
     adapted, adapter = one_layer(GatedLoRA(rank=5))
     with torch.no_grad():
-        adapter.gates.copy_(torch.tensor([0.5, -0.5, 0.1, -0.1, 0.05]))
+        adapter.gates.copy_(torch.tensor([0.5, -0.5, 0.1, -0.1, 0.05], dtype=torch.float64))
     assert shrink_gates(adapted, threshold=0.1) == 3
     assert torch.allclose(adapter.gates, torch.tensor([0.4, -0.4, 0, 0, 0], dtype=torch.float64))
     assert adapter.gates[2:].eq(0).all()

@@ -53,7 +53,7 @@ def test_density_one_is_the_whole_matrix():
     ("masks", "message"),
     [
         ({}, "masks has none for 0"),
-        ({"0": torch.ones(2, 2, dtype=torch.bool)}, r"must be torch.bool of shape \(2, 3\), but torch.bool of shape \(2, 2\)"),
+        ({"0": torch.ones(2, 2, dtype=torch.bool)}, r"shape \(2, 3\), but torch.bool of shape \(2, 2\)"),
         ({"0": torch.ones(2, 3)}, "but torch.float32"),
     ],
 )  # fmt: skip
