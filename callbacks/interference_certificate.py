@@ -36,7 +36,7 @@ class HasSubspaceMemory(Protocol):
 
     @property
     def subspace_memory(self) -> SubspaceMemory:
-        """The memory, by names of layers that are those in the module, or their ends."""
+        """The memory as it was before the experience; each name is that of a layer in the module, or its end."""
 
 
 class InterferenceCertificate(Callback):
@@ -56,7 +56,7 @@ class InterferenceCertificate(Callback):
     Args:
         layers: shell patterns of the names of linear layers in the module.
         energy: share of the inputs' energy that the memory made here holds; 1 for all directions but rounding.
-        tolerance: by how much the change may exceed its bound, before the run fails; 1e-9 suits float64 weights, 1e-4
+        tolerance: by how much the change may exceed its bound, before the run fails; 1e-9 suits float64 weights, 1e-5
             float32. None reports only: right for methods that promise nothing.
         max_batches: batches of each process and experience that are looked at; None for all.
         images: ``(N, C, H, W)`` of earlier experiences: for them the bound is checked input by input, too.
@@ -244,17 +244,22 @@ def _consolidates(trainer: pl.Trainer) -> bool:
     return any(isinstance(one, Consolidation) for one in callbacks_of(trainer))
 
 
-def _promised(module: pl.LightningModule, names: Sequence[str]) -> dict[str, Tensor]:
-    """Return the module's own memory as it is before the experience, by the names of layers."""
-    memory = getattr(module, "subspace_memory", None)
-    if not isinstance(memory, SubspaceMemory):
+def _promised(module: pl.LightningModule, chosen: Sequence[str]) -> dict[str, Tensor]:
+    """Return the module's own memory as it is before the experience, by the names of layers.
+
+    Raises:
+        ConfigError: if a name in the memory fits no layer, or several.
+    """
+    if not isinstance(module, HasSubspaceMemory) or not isinstance(module.subspace_memory, SubspaceMemory):
         return {}
-    found = {}
+    memory = module.subspace_memory
+    names, found = list(find_linears(module)), {}
     for own in memory:
         matching = [name for name in names if name == own or name.endswith(f".{own}")]
-        if len(matching) > 1:
+        if len(matching) != 1:
             raise ConfigError(
-                f"The layer {own!r} of subspace_memory can be any of {', '.join(matching)}. Use full names."
+                f"The layer {own!r} of subspace_memory must be one linear layer of the module, but it fits "
+                f"{', '.join(matching) or 'none'}. There are: {', '.join(names)}."
             )
-        found.update({name: memory[own].basis() for name in matching})
-    return found
+        found[matching[0]] = memory[own].basis()
+    return {name: basis for name, basis in found.items() if name in chosen}

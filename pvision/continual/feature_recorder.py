@@ -87,7 +87,7 @@ class InputRecorder:
 
     def take(self, name: str, features: Tensor) -> None:
         """Take one input of one layer."""
-        self.inputs.setdefault(name, []).append(features.detach())
+        self.inputs.setdefault(name, []).append(features.detach().clone())
 
     def _hook(self, name: str) -> Any:
         def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -55,7 +55,8 @@ class _Sums:
                 f"features must have {self.dim} entries in their last dimension, but {_shape(features)} came."
             )
         device = "cpu" if features.device.type == "mps" else features.device  # Apple's devices have no float64
-        rows = features.detach().reshape(-1, self.dim).to(device=device).to(torch.float64)
+        # A copy: what the network goes on to do with its activations in place must not change what is kept.
+        rows = features.detach().reshape(-1, self.dim).to(device=device).to(torch.float64, copy=True)
         if not bool(rows.isfinite().all()):
             raise DataError("features must be finite, but NaN or infinity came. Find where the network diverged.")
         self.count += len(rows)

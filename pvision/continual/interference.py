@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pvision.continual.feature_recorder import input_dim
 from pvision.continual.features import Features
-from pvision.errors import ConfigError
+from pvision.errors import ConfigError, DataError
 
 __all__ = ["Interference", "affine_map", "interference", "token_margin"]
 
@@ -91,7 +91,12 @@ def interference(before: Tensor, after: Tensor, old: Features, basis: Tensor) ->
         after: the same after the update.
         old: second moments of old inputs, each with a 1 appended; see ``FeatureRecorder(ones=True)``.
         basis: the memory M, orthonormal columns ``(in, rank)``.
+
+    Raises:
+        DataError: if the weights are not finite.
     """
+    if not bool(before.isfinite().all() and after.isfinite().all()):
+        raise DataError("The weights are NaN or infinite, so what the update did is unknown: training diverged.")
     root = old.root().to(before)
     inputs, used = root[:, :-1], basis.to(before)
     delta = after.to(before) - before

@@ -284,6 +284,14 @@ def test_a_layer_that_is_not_linear_is_refused_before_training(tmp_path: Path) -
     assert module.global_step == 0
 
 
+@pytest.mark.parametrize("name", ["fist", "rst"])
+def test_a_memory_of_a_layer_that_is_not_there_is_refused_before_training(tmp_path: Path, name: str) -> None:
+    module = Own()
+    module.subspace_memory = SubspaceMemory({name: DIM})
+    with pytest.raises(ConfigError, match=rf"{name!r} of subspace_memory.*none.*first, last"):
+        learn(tmp_path, module, InterferenceCertificate(), images(0))
+
+
 def test_private_training_is_refused(tmp_path: Path) -> None:
     trainer = SimpleNamespace(callbacks=[PrivacyAccounting(budget=3.0)])
     with pytest.raises(PrivacyError, match="without noise"):

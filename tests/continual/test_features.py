@@ -175,6 +175,18 @@ def test_with_ones_the_mean_is_kept_too():
     assert recorder.features["0"].leading(4).count == 9
 
 
+@KINDS
+def test_what_is_done_in_place_afterwards_changes_nothing(kind):
+    network = nn.Sequential(nn.Linear(4, 3, dtype=torch.float64))
+    image = vectors(6, 4)
+    expected = image.clone()
+    with FeatureRecorder(find_linears(network), kind=kind) as recorder, InputRecorder(find_linears(network)) as inputs:
+        network(image)
+        image.zero_()
+    assert error(recorder.together()["0"], expected) <= 1e-13
+    assert torch.equal(inputs.inputs["0"][0], expected)
+
+
 def test_hooks_are_removed_when_the_network_fails():
     network = nn.Linear(4, 2)
     with pytest.raises(RuntimeError), InputRecorder({"it": network}):
