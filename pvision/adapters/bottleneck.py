@@ -24,7 +24,7 @@ __all__ = ["Bottleneck", "BottleneckAdapter"]
 
 @dataclass(frozen=True)
 class Bottleneck:
-    """Add ``scaling · U relu(D x + a) + b`` to the output of an MLP, where x is what the MLP is given.
+    """Add ``scaling · (U relu(D x + a) + b)`` to the output of an MLP, where x is what the MLP is given.
 
     U and both biases start at zero. As in [1] x is normalised; [0] takes it before the normalisation.
 

@@ -70,14 +70,14 @@ class Place:
 def find_places(model: nn.Module) -> tuple[Place, ...]:
     """Return all places of ``model`` in the order of its modules."""
     linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    found = list(_places(model, linears))
-    blocks = list(dict.fromkeys(prefix for _, prefix in found if _repeats(prefix)))
+    found = [(place, _block_of(inner)) for place, inner in _places(model, linears)]
+    blocks = list(dict.fromkeys(block for _, block in found if block))
     # A place at the root, as in a model that is one linear layer, has no name to be called by.
     return tuple(_numbered(place, prefix, blocks) for place, prefix in found if place.module)
 
 
 def _places(model: nn.Module, linears: dict[str, nn.Linear]) -> Iterator[tuple[Place, str]]:
-    """Yield each place with the name of the block that holds it, as far as its role tells."""
+    """Yield each place with the name of what is around its attention layer or MLP, "" where it is in neither."""
     for name, module in model.named_modules():
         if isinstance(module, nn.MultiheadAttention):
             yield from _of_multihead(name, module)
@@ -148,9 +148,11 @@ def _numbered(place: Place, prefix: str, blocks: list[str]) -> Place:
     return replace(place, block=holder)
 
 
-def _repeats(prefix: str) -> bool:
-    """Tell whether a name is that of one of many: it ends in a number, as ``blocks.3`` or ``encoder_layer_3``."""
-    return re.search(r"(?:^|[._])\d+$", prefix) is not None
+def _block_of(name: str) -> str:
+    """Return the innermost part of ``name`` that is one of many, as ``blocks.3`` or ``encoder_layer_3``, or ""."""
+    while name and not re.search(r"(?:^|[._])\d+$", name):
+        name = _parent(name)
+    return name
 
 
 def _parent(name: str) -> str:

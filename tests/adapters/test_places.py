@@ -52,6 +52,15 @@ def test_our_own_video_network_has_roles_too():
     assert {place.role for place in places if place.block == 0} >= {"q", "k", "v", "o", "fc1", "fc2", "mlp"}
 
 
+def test_a_projection_deep_inside_a_block_belongs_to_it():
+    attention = nn.ModuleDict(
+        {"attention": nn.ModuleDict({name: nn.Linear(4, 4) for name in ("query", "key", "value")})}
+    )
+    network = nn.ModuleDict({"layer": nn.ModuleList([nn.ModuleDict({"attention": attention})])})
+    places = {place.name: (place.role, place.block) for place in find_places(network)}
+    assert places["layer.0.attention.attention.query"] == ("q", 0)
+
+
 def test_roles_count_inside_blocks_only():
     timm = pytest.importorskip("timm")
     pooling = timm.models.vision_transformer.VisionTransformer(
