@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pvision.checks import positive_int, unit_rate
+from pvision.continual._bases import defect, needed, orthonormal, rest
 from pvision.continual._collectives import from_first
 from pvision.continual.features import FeatureFactor, Features
 from pvision.errors import ConfigError, DataError
@@ -66,14 +67,14 @@ class LayerSubspace:
 
     def basis(self) -> Tensor:
         """Return M, orthonormal columns ``(dim, rank)``."""
-        return self._inside if self._inside is not None else _rest(_held(self._outside))
+        return self._inside if self._inside is not None else rest(_held(self._outside))
 
     def complement(self) -> Tensor:
         """Return N, an orthonormal basis of all that is not in the memory, ``(dim, dim - rank)``.
 
         It is a function of what is kept. A method that trains coordinates in it keeps its own copy.
         """
-        return self._outside if self._outside is not None else _rest(_held(self._inside))
+        return self._outside if self._outside is not None else rest(_held(self._inside))
 
     def residual_basis(self, update: int = -1) -> Tensor:
         """Return Φ of one update, counted from 0 or from the end, ``(dim, ranks[update])``.
@@ -134,7 +135,7 @@ class LayerSubspace:
         _, strengths, directions = torch.linalg.svd(root @ free, full_matrices=True)
         self._resolution = max(self._resolution, features.resolution)
         floor = self._resolution * torch.linalg.matrix_norm(root)
-        rank = _needed(strengths.where(strengths > floor, 0), total=float(root.square().sum()), share=share)
+        rank = needed(strengths.where(strengths > floor, 0), total=float(root.square().sum()), share=share)
         rank = int(from_first(torch.tensor(rank)))
         self._grow(free @ from_first(directions).T, rank)
         return rank
@@ -143,12 +144,12 @@ class LayerSubspace:
         """Add the first ``rank`` columns of a basis of the complement; the others stay free."""
         self.ranks.append(rank)
         if self.compact and self._outside is not None:
-            self._outside = _orthonormal(turned[:, rank:])
+            self._outside = orthonormal(turned[:, rank:])
         else:
             inside = self.basis()
-            grown = torch.cat([inside, _orthonormal(turned[:, :rank], against=inside)], dim=1)
+            grown = torch.cat([inside, orthonormal(turned[:, :rank], against=inside)], dim=1)
             small = not self.compact or 2 * self.rank <= self.dim
-            self._inside, self._outside = (grown, None) if small else (None, _rest(grown))
+            self._inside, self._outside = (grown, None) if small else (None, rest(grown))
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything as plain numbers and one float64 tensor."""
@@ -173,10 +174,10 @@ class LayerSubspace:
                 f"dim={self.dim}, compact={self.compact}. Load it into a memory made like the one that was saved."
             )
         held, columns = state[names[0]], sum(ranks) if names == ["basis"] else self.dim - sum(ranks)
-        if held.dtype != torch.float64 or tuple(held.shape) != (self.dim, columns) or _defect(held) > _ORTHONORMAL:
+        if held.dtype != torch.float64 or tuple(held.shape) != (self.dim, columns) or defect(held) > _ORTHONORMAL:
             raise DataError(
                 f"The saved subspace is damaged: its {names[0]} must be orthonormal, float64 ({self.dim}, {columns}), "
-                f"but {held.dtype} {tuple(held.shape)} came, {_defect(held):.1e} away from orthonormal."
+                f"but {held.dtype} {tuple(held.shape)} came, {defect(held):.1e} away from orthonormal."
             )
         self.ranks, self._resolution = ranks, float(state["resolution"])
         self._inside, self._outside = (held.clone(), None) if names == ["basis"] else (None, held.clone())
@@ -264,34 +265,6 @@ class SubspaceMemory:
             loaded[name] = LayerSubspace(int(saved["dim"]), compact=self.compact)
             loaded[name].load_state_dict(saved)
         self._layers = loaded
-
-
-def _needed(strengths: Tensor, *, total: float, share: float) -> int:
-    """Return the least number of directions without which no more than 1 - ``share`` of the energy is left out."""
-    left_out = strengths.square().flip(0).cumsum(0).flip(0)  # smallest first: exact for what is nearly nothing
-    return int((left_out > (1 - share) * total).sum())
-
-
-def _rest(basis: Tensor) -> Tensor:
-    """Return an orthonormal basis of what is orthogonal to orthonormal columns."""
-    square: Tensor = torch.linalg.qr(basis, mode="complete").Q
-    return square[:, basis.shape[1] :].contiguous()
-
-
-def _orthonormal(columns: Tensor, *, against: Tensor | None = None) -> Tensor:
-    """Return nearly orthonormal columns orthonormalised to the last bits, and orthogonal to ``against``."""
-    for _ in range(2):
-        if against is not None:
-            columns = columns - against @ (against.T @ columns)
-        columns, upper = torch.linalg.qr(columns)
-        columns = columns * torch.where(upper.diagonal() < 0, -1.0, 1.0).to(columns)
-    return columns
-
-
-def _defect(basis: Tensor) -> float:
-    """Return how far columns are from orthonormal, as the largest entry of |BᵀB − I|."""
-    unit = torch.eye(basis.shape[-1], dtype=basis.dtype)
-    return float((basis.T @ basis - unit).abs().max()) if basis.numel() else 0.0
 
 
 def _held(basis: Tensor | None) -> Tensor:

@@ -132,7 +132,7 @@ def test_orthonormality_survives_a_hundred_updates():
     for update in range(100):
         mixing = normal(2, 250, seed=update) + 1e3 * normal(2, 250, seed=0)  # nearly the same directions each time
         subspace.update(normal(10, 2, seed=500 + update) @ mixing, energy=1.0)
-    assert 90 < subspace.rank < 200
+    assert subspace.rank == 200
     assert defect(subspace.basis()) <= 1e-12
     assert float((subspace.basis().T @ subspace.complement()).abs().max()) <= 1e-12
 
@@ -298,20 +298,21 @@ def test_wrong_features_and_layers_are_refused():
 # Several processes
 
 
-def memory_of_rank(rank, sizes, together):
+def memory_of_rank(rank, sizes, together, kind="factor"):
     start = sum(sizes[:rank])
-    features = FeatureFactor(DIM)
+    features = {"factor": FeatureFactor, "gram": FeatureGram}[kind](DIM)
     features.add(spectrum(0.8 ** torch.arange(DIM), count=sum(sizes))[start : start + sizes[rank]])
     subspace = LayerSubspace(DIM)
     subspace.update(features.together() if together else features, energy=0.99)
     return subspace.basis().numpy()
 
 
-def test_two_processes_find_the_subspace_that_one_finds(ranks):
+@pytest.mark.parametrize("kind", ["factor", "gram"])
+def test_two_processes_find_the_subspace_that_one_finds(ranks, kind):
     sizes = (1000, 797)
     alone = LayerSubspace(DIM)
     alone.update(spectrum(0.8 ** torch.arange(DIM), count=sum(sizes)), energy=0.99)
-    (_, first), (_, second) = ranks(memory_of_rank, 2, sizes=sizes, together=True)
+    (_, first), (_, second) = ranks(memory_of_rank, 2, sizes=sizes, together=True, kind=kind)
     assert (first == second).all(), "the same bits on both"
     assert distance(torch.from_numpy(first), alone.basis()) <= 1e-10
 
