@@ -12,6 +12,7 @@ from pvision.errors import ConfigError
 
 __all__ = ["AttentionSite", "check_own_forward", "takes_prefix"]
 
+_TIMM = ("timm.layers.attention", "timm.models.vision_transformer")
 _HUGGING_FACE = (
     "ViTAttention", "DeiTAttention", "Dinov2Attention", "Dinov2WithRegistersAttention", "ViTMAEAttention",
     "ViTMSNAttention", "CLIPAttention", "SiglipAttention",
@@ -26,6 +27,7 @@ class AttentionSite(Site):
     Args:
         module: the attention layer.
         name: its name in the network.
+        owner: the module that holds it.
     """
 
     out_site: Site | None = None
@@ -33,7 +35,7 @@ class AttentionSite(Site):
     def attach(self) -> None:
         """Replace the layer's ``forward``."""
         # A hook, even an idle one, keeps torch's fused encoder layers from reading the weights past the adapters.
-        self._handle = self.module.register_forward_pre_hook(_stay_unfused)
+        self._handles = [self.module.register_forward_pre_hook(_stay_unfused)]
         # A bound method in the instance: `nn.Module.__call__` finds it before the class's, and copies take it along.
         vars(self.module)["forward"] = self.attend
 
@@ -93,7 +95,7 @@ def _family(module: nn.Module) -> Callable[..., Any] | None:
     kind = type(module)
     if isinstance(module, nn.MultiheadAttention):
         return _multihead
-    if kind.__module__.startswith("timm.") and kind.__name__ == "Attention" and hasattr(module, "qkv"):
+    if kind.__module__ in _TIMM and kind.__name__ == "Attention":
         return _timm
     if kind.__module__.startswith("transformers.") and kind.__name__ in _HUGGING_FACE:
         return _hugging_face

@@ -35,6 +35,7 @@ _PROJECTIONS = {
     "v": ("v", "v_proj", "value", "to_v"),
 }
 _FUSED = ("qkv", "queries_keys_values")
+_LIBRARIES = ("timm", "torchvision", "transformers", "pvision")
 _OUTPUTS = ("proj", "o_proj", "out_proj", "project")
 _MLP = {"fc1": ("fc1", "linear1", "lin1"), "fc2": ("fc2", "linear2", "lin2")}
 
@@ -82,7 +83,7 @@ def _places(model: nn.Module, linears: dict[str, nn.Linear]) -> Iterator[tuple[P
         if isinstance(module, nn.MultiheadAttention):
             yield from _of_multihead(name, module)
         elif name in linears:
-            yield from _of_linear(name, linears)
+            yield from _of_linear(name, linears, owner=model.get_submodule(_parent(name)))
         else:
             yield from _of_parent(name, module, linears)
 
@@ -97,18 +98,28 @@ def _of_multihead(name: str, module: nn.MultiheadAttention) -> Iterator[tuple[Pl
             yield Place(f"{name}.{role}", role, None, name, width, width, position * width), block
 
 
-def _of_linear(name: str, linears: dict[str, nn.Linear]) -> Iterator[tuple[Place, str]]:
+def _of_linear(name: str, linears: dict[str, nn.Linear], *, owner: nn.Module) -> Iterator[tuple[Place, str]]:
     layer, role = linears[name], _role(name, linears)
     whole = Place(name, role, None, name, layer.in_features, layer.out_features)
     block = _parent(_parent(name)) if role != "linear" else ""
     yield whole, block
-    if role == "qkv":
+    if role == "qkv" and _in_thirds(owner):
         rows = layer.out_features // 3
         for position, third in enumerate("qkv"):
             yield (
                 replace(whole, name=f"{name}.{third}", role=third, out_features=rows, first_row=position * rows),
                 block,
             )
+
+
+def _in_thirds(owner: nn.Module) -> bool:
+    """Tell whether an attention layer is known to split its fused matrix into queries, keys and values in this order.
+
+    Some give each head its own queries, keys and values side by side. Of code that is not known, nothing is guessed.
+    """
+    known = type(owner).__module__.partition(".")[0] in _LIBRARIES
+    by_head = bool(getattr(owner, "head_first", False)) or hasattr(owner, "key_dim")
+    return known and not by_head
 
 
 def _of_parent(name: str, module: nn.Module, linears: dict[str, nn.Linear]) -> Iterator[tuple[Place, str]]:

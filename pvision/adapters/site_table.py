@@ -86,19 +86,22 @@ class SiteTable(nn.ModuleDict):
         return site if isinstance(site, Site) else None
 
     def _new(self, place: Place) -> Site:
-        module, owner = self.base.get_submodule(place.module), place.module.rpartition(".")[0]
+        module, owner = self.base.get_submodule(place.module), self._owner(place.module)
         inside = isinstance(module, nn.MultiheadAttention) or place.kind == "attention"
-        site = AttentionSite(module, place.module) if inside else Site(module, place.module)
-        if isinstance(self.base.get_submodule(owner), nn.MultiheadAttention):
-            self._attention(owner).accompany(site)
+        site = AttentionSite(module, place.module, owner) if inside else Site(module, place.module, owner)
+        if isinstance(owner, nn.MultiheadAttention):
+            self._attention(place.module.rpartition(".")[0]).accompany(site)
         self[place.module.replace(".", "/")] = site
         return site
+
+    def _owner(self, module: str) -> nn.Module:
+        return self.base.get_submodule(module.rpartition(".")[0])
 
     def _attention(self, name: str) -> AttentionSite:
         """Return the site of the attention layer that owns an ``out_proj``; torch would not call that by itself."""
         site = self._at(name)
         if not isinstance(site, AttentionSite):
-            site = AttentionSite(self.base.get_submodule(name), name)
+            site = AttentionSite(self.base.get_submodule(name), name, self._owner(name))
             self[name.replace(".", "/")] = site
         return site
 

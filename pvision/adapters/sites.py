@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from pvision.adapters.adapter import Adapter
 from pvision.adapters.places import Place
+from pvision.errors import ConfigError
 
 __all__ = ["Site"]
 
@@ -26,6 +27,7 @@ class Site(nn.Module):
     Args:
         module: the network's module; it is not registered here, as it belongs to the network.
         name: its name in the network.
+        owner: the module that holds it. Some compute with a layer's weights without calling it, past any hook.
 
     Attributes:
         slots: by role, then by name, the adapters.
@@ -34,27 +36,34 @@ class Site(nn.Module):
     """
 
     module: nn.Module
+    owner: nn.Module
     kept: Tensor | None
 
-    def __init__(self, module: nn.Module, name: str) -> None:
+    def __init__(self, module: nn.Module, name: str, owner: nn.Module) -> None:
         super().__init__()
         object.__setattr__(self, "module", module)
+        object.__setattr__(self, "owner", owner)
         self.name = name
         self.places: dict[str, Place] = {}
         self.slots = nn.ModuleDict()
         self.running: tuple[str, ...] = ()
         self.register_buffer("kept", None, persistent=False)
-        self._handle: RemovableHandle | None = None
+        self._handles: list[RemovableHandle] = []
+        self._called = False
         self.attach()
 
     def attach(self) -> None:
         """Begin to change the module's output."""
-        self._handle = self.module.register_forward_hook(self._add, with_kwargs=True)
+        self._handles = [
+            self.module.register_forward_hook(self._add, with_kwargs=True),
+            self.owner.register_forward_pre_hook(self._expect),
+            self.owner.register_forward_hook(self._check_called),
+        ]
 
     def detach(self) -> None:
         """Leave the module as it was found."""
-        if self._handle is not None:
-            self._handle.remove()
+        for handle in self._handles:
+            handle.remove()
 
     def put(self, place: Place, name: str, adapter: Adapter) -> None:
         """Place an adapter on top of those that are there."""
@@ -98,7 +107,16 @@ class Site(nn.Module):
         return _rows_added(output, changes) if changes else output
 
     def _add(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Tensor) -> Tensor:
+        self._called = True
         return self.changed(args[0] if args else next(iter(kwargs.values())), output)
+
+    def _expect(self, module: nn.Module, args: Any) -> None:
+        self._called = False
+
+    def _check_called(self, module: nn.Module, args: Any, output: Any) -> None:
+        if not self._called and any(True for _ in self.adapters(self.running)):
+            passed_by = f"{type(self.owner).__name__} computes with the weights of {self.name} without calling it"
+            raise ConfigError(f"{passed_by}, so adapters there have no effect. Remove them and target other layers.")
 
     @property
     def weight(self) -> nn.Parameter | None:

@@ -61,6 +61,29 @@ def test_a_projection_deep_inside_a_block_belongs_to_it():
     assert places["layer.0.attention.attention.query"] == ("q", 0)
 
 
+@pytest.mark.parametrize(("name", "thirds"), [("swin", True), ("maxvit", False), ("foreign", False)])
+def test_a_fused_matrix_is_divided_only_where_its_order_is_known(name, thirds):
+    timm = pytest.importorskip("timm")
+    if name == "swin":
+        attention = timm.models.swin_transformer.WindowAttention(12, num_heads=3, window_size=2)
+    elif name == "maxvit":
+        attention = timm.models.maxxvit.AttentionCl(12, dim_head=4, head_first=True)
+    else:
+        attention = nn.ModuleDict({"qkv": nn.Linear(12, 36), "proj": nn.Linear(12, 12)})
+    places = find_places(nn.ModuleDict({"blocks": nn.ModuleList([nn.ModuleDict({"attn": attention})])}))
+    assert {place.role for place in places} >= {"qkv", "o"}
+    assert ("q" in {place.role for place in places}) == thirds
+
+
+def test_a_layer_that_the_network_never_calls_is_refused():
+    torchvision = pytest.importorskip("torchvision")
+    swin = torchvision.models.swin_transformer.SwinTransformer([4, 4], 12, [2], [3], [2, 2], 0.0, num_classes=5)
+    adapted, images = add_adapters(swin, LoRA(rank=2)), torch.randn(1, 3, 8, 8)
+    with pytest.raises(ConfigError, match=r"computes with the weights of features\.1\.0\.attn\.qkv without calling it"):
+        adapted(images)
+    adapted.remove("adapter").add(LoRA(rank=2), name="other", targets=("fc1",))(images)
+
+
 def test_roles_count_inside_blocks_only():
     timm = pytest.importorskip("timm")
     pooling = timm.models.vision_transformer.VisionTransformer(
