@@ -77,7 +77,7 @@ def test_a_fused_matrix_is_divided_only_where_its_order_is_known(name, thirds):
 
 def test_a_layer_that_the_network_never_calls_is_refused():
     torchvision = pytest.importorskip("torchvision")
-    swin = torchvision.models.swin_transformer.SwinTransformer([4, 4], 12, [2], [3], [2, 2], 0.0, num_classes=5)
+    swin = torchvision.models.swin_transformer.SwinTransformer([4, 4], 12, [2], [3], [2, 2], num_classes=5)
     adapted, images = add_adapters(swin, LoRA(rank=2)), torch.randn(1, 3, 8, 8)
     with pytest.raises(ConfigError, match=r"computes with the weights of features\.1\.0\.attn\.qkv without calling it"):
         adapted(images)
