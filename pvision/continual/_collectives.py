@@ -1,0 +1,55 @@
+"""What feature and class statistics need of the processes that train together: one, or torch's default group."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+__all__ = ["from_first", "gathered", "sum_of_all", "union_of_all"]
+
+
+def _together() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def _movable(values: Tensor) -> Tensor:
+    """Return ``values`` where the group can move them: NCCL moves only what lies on the GPU."""
+    return values.cuda() if dist.get_backend() == "nccl" else values.cpu()
+
+
+def sum_of_all(values: Tensor) -> Tensor:
+    """Return the sum of ``values`` over all ranks, the same bits on each; a collective."""
+    if not _together():
+        return values
+    total = _movable(values).clone()
+    dist.all_reduce(total)
+    return total.to(values.device)
+
+
+def gathered(values: Tensor) -> list[Tensor]:
+    """Return the ``values`` of each rank, all of one shape; a collective."""
+    if not _together():
+        return [values]
+    own = _movable(values).contiguous()
+    parts = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, own)
+    return [part.to(values.device) for part in parts]
+
+
+def from_first(values: Tensor) -> Tensor:
+    """Return what rank 0 passed, on every rank; all pass tensors of one shape. A collective."""
+    if not _together():
+        return values
+    carrier = _movable(values).clone().contiguous()
+    dist.broadcast(carrier, src=0)
+    return carrier.to(values.device)
+
+
+def union_of_all(labels: list[int]) -> list[int]:
+    """Return the sorted union of all ranks' labels; a collective."""
+    if not _together():
+        return sorted(labels)
+    everyones: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyones, labels)
+    return sorted({label for one in everyones for label in one})

@@ -1,0 +1,304 @@
+"""Adapters on three families: merging, restoring, freezing, stacking."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from pvision.adapters import AdaptedModel, Bottleneck, GatedLoRA, LoRA, Masked, Prefix, add_adapters
+from pvision.errors import ConfigError
+
+EVERYWHERE = ("q", "k", "v", "o", "fc1", "fc2")
+METHODS = [LoRA(rank=3, alpha=6), GatedLoRA(rank=3), Masked(density=0.1)]
+ALL_METHODS = [*METHODS, Bottleneck(width=4), Prefix(length=2)]
+
+
+def named(methods):
+    return pytest.mark.parametrize("method", methods, ids=lambda method: type(method).__name__)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-5), (torch.float64, 1e-12)])
+@named(METHODS)
+def test_merged_is_unmerged_and_unmerging_restores_every_bit(network, images, randomise, method, dtype, tolerance):
+    network, images = network.to(dtype), images.to(dtype)
+    before = copy.deepcopy(network.state_dict())
+    adapted = randomise(add_adapters(network, method, targets=EVERYWHERE))
+    with torch.no_grad():
+        with adapted.disabled():
+            plain = adapted(images)
+        unmerged = adapted(images)
+        merged = adapted.merge()(images)
+        assert (unmerged - plain).abs().max() > 0.01, "the adapters must change the output, or nothing is tested"
+        assert (merged - unmerged).abs().max() <= tolerance
+        assert torch.equal(adapted.unmerge()(images), unmerged)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+def test_unmerging_by_subtraction_would_not_restore_the_bits(make_network, randomise):
+    adapted = randomise(add_adapters(make_network(), LoRA(rank=3), targets=("q",)))
+    layer = adapted.layers[0]
+    change = layer.adapters["adapter"].delta_weight()
+    assert not torch.equal(layer.weight + change - change, layer.weight)
+
+
+def test_merged_adapters_add_nothing_of_their_own(network, images, randomise):
+    adapted = randomise(add_adapters(network, LoRA(rank=3), targets=EVERYWHERE)).merge()
+    merged = adapted(images)
+    randomise(adapted, seed=2)
+    assert torch.equal(adapted(images), merged), "a merged adapter is in the weights only"
+
+
+@named(ALL_METHODS)
+def test_training_moves_adapters_and_no_bit_of_the_network(network, images, train, method):
+    before = copy.deepcopy(network.state_dict())
+    adapted = add_adapters(network, method)
+    old = {name: parameter.clone() for name, parameter in adapted.trainable_parameters().items()}
+    first, last = train(adapted, images, count=1), train(adapted, images, count=20)
+    assert last < first
+    moved = [
+        name for name, parameter in adapted.trainable_parameters().items() if not torch.equal(parameter, old[name])
+    ]
+    assert moved == list(old)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+
+
+def test_a_thawed_network_does_move(network, images, train):
+    before = copy.deepcopy(network.state_dict())
+    adapted = add_adapters(network, LoRA(rank=2))
+    network.requires_grad_(True)
+    train(adapted, images)
+    assert not all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+@named([method for method in ALL_METHODS if not isinstance(method, Prefix)])
+def test_a_new_adapter_changes_nothing(network, images, method):
+    with torch.no_grad():
+        plain = network(images)
+        fresh = add_adapters(network, method)(images)
+    # torch computes an untouched attention layer by a fused kernel, hence no equality for torchvision.
+    assert (fresh - plain).abs().max() <= 1e-6
+
+
+@named(ALL_METHODS)
+def test_disabled_and_removed_adapters_leave_the_network_bit_by_bit(network, images, randomise, method):
+    with torch.no_grad():
+        plain = network(images)
+        adapted = randomise(add_adapters(network, method))
+        assert not torch.equal(adapted(images), plain)
+        with adapted.disabled():
+            assert torch.equal(adapted(images), plain)
+        assert not torch.equal(adapted(images), plain)
+        adapted.remove("adapter")
+        assert torch.equal(adapted(images), plain)
+    assert not adapted.sites
+    assert not any(module._forward_hooks or "forward" in vars(module) for module in network.modules())
+
+
+def test_disabled_merges_again(network, images, randomise):
+    adapted = randomise(add_adapters(network, LoRA(rank=2))).merge()
+    merged = adapted(images)
+    with adapted.disabled():
+        assert not torch.equal(adapted(images), merged)
+    assert adapted.merged == ("adapter",)
+    assert torch.equal(adapted(images), merged)
+
+
+def test_a_stack_trains_its_newest_and_runs_all(network, images, train, randomise):
+    adapted = randomise(add_adapters(network, LoRA(rank=2), name="first", targets=("q", "v")))
+    first = adapted(images).detach()
+    old = copy.deepcopy(adapted.sites.state_dict())
+    assert add_adapters(adapted, LoRA(rank=3), name="second", targets=("v", "o")) is adapted
+    assert (adapted.names, adapted.active) == (("first", "second"),) * 2
+    assert (adapted(images) - first).abs().max() <= 1e-6
+    train(adapted, images)
+    assert {name.split("/")[1] for name in adapted.trainable_parameters()} == {"second"}
+    new = adapted.sites.state_dict()
+    assert all(torch.equal(new[key], tensor) for key, tensor in old.items())
+    with torch.no_grad():
+        both = adapted(images)
+        assert torch.equal(adapted.activate("first")(images), first)
+        assert torch.equal(adapted.activate("second", "first")(images), both)
+        assert (adapted.merge()(images) - both).abs().max() <= 2e-5
+
+
+def test_train_only_thaws_an_older_adapter(make_network):
+    adapted = add_adapters(make_network(), LoRA(rank=2), name="first").add(LoRA(rank=2), name="second")
+    assert {name.split("/")[1] for name in adapted.train_only("first").trainable_parameters()} == {"first"}
+    assert adapted.train_only().trainable_parameters() == {}
+
+
+def test_one_of_two_can_be_merged(network, images, randomise):
+    adapted = add_adapters(network, LoRA(rank=2), name="first").add(LoRA(rank=2), name="second")
+    randomise(adapted)
+    with torch.no_grad():
+        both = adapted(images)
+        assert (adapted.merge("first")(images) - both).abs().max() <= 2e-5
+    adapted.unmerge().activate("first")
+    with pytest.raises(ConfigError, match=r"second.*not active"):
+        adapted.merge("second")
+
+
+def test_absorbed_adapters_become_the_network(network, images, randomise):
+    adapted = randomise(add_adapters(network, LoRA(rank=2), targets=EVERYWHERE))
+    with torch.no_grad():
+        before = adapted(images)
+        adapted.absorb("adapter")
+        assert adapted.names == ()
+        assert (network(images) - before).abs().max() <= 2e-5
+
+
+def test_an_adapter_of_q_touches_the_rows_of_q_only(make_network, randomise):
+    network = make_network("timm")
+    tokens = torch.randn(2, 5, 24)
+    plain = network.blocks[0].attn.qkv(tokens)
+    adapted = randomise(add_adapters(network, LoRA(rank=2), targets=("q", "v")))
+    queries, values = adapted.layers[0].adapters["adapter"], adapted.layers[1].adapters["adapter"]
+    expected = [tokens @ (one.up @ one.down).T for one in (queries, values)]
+    changed = network.blocks[0].attn.qkv(tokens)
+    assert torch.allclose(changed[..., :24] - plain[..., :24], expected[0], atol=1e-6)
+    assert torch.equal(changed[..., 24:48], plain[..., 24:48])
+    assert torch.allclose(changed[..., 48:] - plain[..., 48:], expected[1], atol=1e-6)
+
+
+@named(ALL_METHODS)
+def test_a_copy_stands_on_its_own(network, images, randomise, method):
+    adapted = randomise(add_adapters(network, method))
+    before = adapted(images)
+    other = copy.deepcopy(adapted)
+    assert torch.equal(other(images), before)
+    randomise(other, seed=3)
+    assert not torch.equal(other(images), before)
+    assert torch.equal(adapted(images), before)
+
+
+@named(ALL_METHODS)
+@pytest.mark.parametrize("family", ["timm", "torchvision"])
+def test_a_pickle_holds_the_whole(make_network, family, images, randomise, method):
+    adapted = randomise(add_adapters(make_network(family), method))
+    other = pickle.loads(pickle.dumps(adapted))
+    assert torch.equal(other(images), adapted(images))
+
+
+@named(ALL_METHODS)
+def test_mixed_precision_trains(network, images, method):
+    adapted = add_adapters(network, method).train()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = nn.functional.cross_entropy(adapted(images).float(), torch.zeros(6, dtype=torch.int64))
+    loss.backward()
+    grads = [parameter.grad for parameter in adapted.trainable_parameters().values()]
+    assert all(grad is not None and grad.dtype == torch.float32 and grad.isfinite().all() for grad in grads)
+
+
+@named(ALL_METHODS)
+def test_a_network_in_half_precision_takes_adapters_in_full(network, images, randomise, method):
+    adapted = randomise(add_adapters(network.bfloat16(), method, dtype=torch.float32))
+    assert {parameter.dtype for parameter in adapted.trainable_parameters().values()} == {torch.float32}
+    assert adapted(images.bfloat16()).dtype == torch.bfloat16
+
+
+def test_merging_in_half_precision_restores_the_bits(make_network, randomise):
+    adapted = randomise(add_adapters(make_network().bfloat16(), LoRA(rank=2), dtype=torch.float32))
+    weight = adapted.layers[0].weight.clone()
+    assert not torch.equal(adapted.merge().layers[0].module.weight[:24], weight)
+    assert torch.equal(adapted.layers[0].weight, weight), "a layer's weight is W₀, merged or not"
+    assert torch.equal(adapted.unmerge().layers[0].module.weight[:24], weight)
+
+
+def test_layers_say_what_they_are(make_network):
+    layers = add_adapters(make_network(), LoRA(rank=2), targets=("v", "fc1"), blocks=[1]).layers
+    facts = [(one.name, one.place.role, one.place.block, tuple(one.weight.shape), set(one.adapters)) for one in layers]
+    assert facts == [
+        ("blocks.1.attn.qkv.v", "v", 1, (24, 24), {"adapter"}),
+        ("blocks.1.mlp.fc1", "fc1", 1, (48, 24), {"adapter"}),
+    ]
+
+
+def test_a_layers_input_can_be_watched(network, images):
+    adapted = add_adapters(network, LoRA(rank=2), targets=("q", "o"), blocks=[0])
+    seen: list[torch.Tensor] = []
+    handles = [layer.on_input(seen.append) for layer in adapted.layers]
+    with adapted.disabled():
+        adapted(images)
+    for handle in handles:
+        handle.remove()
+    adapted(images)
+    assert [tuple(tokens.shape) for tokens in seen] == [(6, 5, 24)] * 2
+
+
+def _refusals(adapted: AdaptedModel):
+    yield "Call unmerge", lambda: adapted.merge().add(LoRA(rank=2), name="other")
+    yield "Call unmerge", lambda: adapted.activate("adapter")
+    yield "Call unmerge", lambda: adapted.scale(0.5)
+    yield "Call unmerge", lambda: adapted.prune()
+    yield "Call unmerge", lambda: adapted.merge()
+    yield "no adapter 'other'. There are: adapter", lambda: adapted.unmerge().activate("other")
+    yield "name must be letters", lambda: adapted.add(LoRA(rank=2), name="a.b")
+    yield "name must be letters", lambda: adapted.add(LoRA(rank=2), name="keys")
+    yield "exists. Choose another", lambda: adapted.add(LoRA(rank=2))
+    yield "method must be the settings", lambda: adapted.add(LoRA, name="other")
+    yield "method must be the settings", lambda: adapted.add("lora", name="other")
+    yield "at most 24 at blocks.0.attn.qkv.q", lambda: adapted.add(LoRA(rank=25), name="other")
+    yield "dtype must be a floating-point", lambda: adapted.add(LoRA(rank=2), name="other", dtype=torch.int8)
+    yield "BottleneckAdapter at blocks.0.mlp", lambda: adapted.add(Bottleneck(width=2), name="narrow").merge()
+    yield "one value for each of the 3 blocks, but 2", lambda: adapted.scale([1.0, 0.5])
+    yield "factors must be a finite number of at least 0", lambda: adapted.scale(-1.0)
+    yield "cannot be scaled", lambda: adapted.add(Prefix(length=2), name="prefix").scale(0.5)
+
+
+def test_refusals_name_what_is_wrong_and_change_nothing(make_network):
+    adapted = add_adapters(make_network(), LoRA(rank=2))
+    for message, attempt in _refusals(adapted):
+        with pytest.raises(ConfigError, match=message):
+            attempt()
+    assert adapted.names == ("adapter", "narrow", "prefix")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: LoRA(rank=0), "rank must be a whole number of at least 1"),
+        (lambda: LoRA(rank=True), "rank must be a whole number"),
+        (lambda: LoRA(alpha=float("nan")), "alpha must be a finite number"),
+        (lambda: Bottleneck(width=0), "width must be"),
+        (lambda: Bottleneck(scaling=0.0), "scaling must be"),
+        (lambda: Prefix(length=0), "length must be"),
+        (lambda: Masked(), "exactly one"),
+        (lambda: Masked(density=1.5), "density must be"),
+    ],
+)
+def test_settings_are_refused_when_they_are_made(make, message):
+    with pytest.raises(ConfigError, match=message):
+        make()
+
+
+def test_a_network_is_adapted_by_one_model_only(network):
+    adapted = add_adapters(network, LoRA(rank=2))
+    with pytest.raises(ConfigError, match="Add to the AdaptedModel"):
+        add_adapters(network, LoRA(rank=2), name="other")
+    adapted.remove("adapter")
+    assert add_adapters(network, LoRA(rank=2)).names == ("adapter",)
+
+
+def test_integer_weights_are_refused_by_name(make_network):
+    network = make_network()
+    network.blocks[1].attn.qkv.weight = nn.Parameter(torch.zeros(72, 24, dtype=torch.int8), requires_grad=False)
+    with pytest.raises(ConfigError, match=r"blocks\.1\.attn\.qkv\.q has weights of torch\.int8"):
+        add_adapters(network, LoRA(rank=2))
+    assert not any(module._forward_hooks for module in network.modules())
+
+
+def test_one_step_under_ddp_is_one_step_without(network, images, tmp_path):
+    adapted = add_adapters(network, LoRA(rank=2), name="first").add(Bottleneck(width=4), name="second")
+    adapted.train_only("first", "second")
+    alone = copy.deepcopy(adapted)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        for model in (nn.parallel.DistributedDataParallel(adapted), alone):
+            model(images).square().mean().backward()
+    finally:
+        torch.distributed.destroy_process_group()
+    pairs = zip(adapted.trainable_parameters().values(), alone.trainable_parameters().values(), strict=True)
+    assert all(torch.allclose(one.grad, two.grad, atol=1e-7) for one, two in pairs)
