@@ -13,7 +13,7 @@ import tempfile
 import time
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
@@ -40,14 +40,14 @@ def by_hand() -> None:
     module, stream = parts()
     for experience in stream.experiences:
         stream.begin(experience.index)
-        module.before_experience(experience, stream)
+        module.method.before_experience(experience, cast(Any, None))  # fine-tuning does not look at it
         optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3)
         loader: Any = stream.train_dataloader()
         for epoch in range(EPOCHS):
             loader.sampler.begin(epoch, 0)
             for batch in loader:
                 optimizer.zero_grad()
-                module.loss(batch).backward()
+                module.method.loss(batch).backward()
                 optimizer.step()
 
 

@@ -181,7 +181,9 @@ class Ranks:
         """Return, for each rank, ``("returned", value)`` or ``("raised", "Type: message")``."""
         while len(self._processes) < world_size:
             worker = [sys.executable, str(Path(__file__).with_name("gloo_rank.py"))]
-            self._processes.append(subprocess.Popen(worker, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+            # What test files import by name is found there too.
+            found = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+            self._processes.append(subprocess.Popen(worker, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=found))
         self._calls += 1
         call = {
             "file": function.__code__.co_filename,

@@ -1,6 +1,8 @@
 """A classifier whose outputs grow with the classes of a stream."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate, pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +17,7 @@ class IncrementalHead(nn.Module):
     """One linear layer for the new classes of each experience; the logits of all of them side by side.
 
     The weights of earlier classes are parameters of their own, so growing never touches them, and a method can freeze
-    or scale them apart.
+    or scale them apart. A state dict tells how the head grew and what of it is trained; loading it grows a head alike.
 
     Args:
         feature_dim: the size of a feature vector.
@@ -44,10 +46,24 @@ class IncrementalHead(nn.Module):
             raise ConfigError(f"classes must be new to the head, but {list(classes)} came and {known} are known.")
         if not classes:
             return
-        layer = nn.Linear(self.feature_dim, len(classes))
-        self.layers.append(layer.to(self.get_buffer("_like")))
+        self.layers.append(self.new_layer(len(classes)).to(self.get_buffer("_like")))
         self.sizes.append(len(classes))
         self.classes.extend(int(label) for label in classes)
+
+    def new_layer(self, classes: int) -> nn.Module:
+        """Return the outputs for so many new classes."""
+        return nn.Linear(self.feature_dim, classes)
+
+    def classes_of_layers(self) -> list[tuple[int, ...]]:
+        """Return the classes of each layer."""
+        ends = list(accumulate(self.sizes, initial=0))
+        return [tuple(self.classes[start:end]) for start, end in pairwise(ends)]
+
+    def train_only(self, classes: Iterable[int]) -> None:
+        """Let exactly the layers that have one of these classes require gradients."""
+        wanted = set(classes)
+        for layer, known in zip(self.layers, self.classes_of_layers(), strict=True):
+            layer.requires_grad_(not wanted.isdisjoint(known))
 
     def grow_like(self, sizes: Sequence[int], classes: Sequence[int]) -> None:
         """Grow as another head did, before its weights are loaded; nothing happens where this one already has.
@@ -64,6 +80,17 @@ class IncrementalHead(nn.Module):
         for size in sizes[len(self.sizes) :]:
             self.grow(classes[start : start + size])
             start += size
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Return how the head grew, and which layers are trained."""
+        trained = [all(one.requires_grad for one in layer.parameters()) for layer in self.layers]
+        return {"sizes": list(self.sizes), "classes": list(self.classes), "trained": trained}
+
+    def set_extra_state(self, state: Mapping[str, Any]) -> None:
+        """Grow as the head did whose weights are loaded next."""
+        self.grow_like(state["sizes"], state["classes"])
+        for layer, trained in zip(self.layers, state["trained"], strict=False):
+            layer.requires_grad_(trained)
 
     def forward(self, features: Tensor) -> Tensor:
         """Return logits ``(B, len(classes))`` of features ``(B, feature_dim)``."""

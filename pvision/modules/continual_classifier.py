@@ -1,6 +1,6 @@
-"""Image classification along a stream: fine-tuning, and with the stream's settings replay and joint training."""
+"""Image classification along a stream: runs any `ContinualMethod` under Lightning."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import lightning.pytorch as pl
@@ -8,99 +8,114 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchmetrics import MeanMetric
+from typing_extensions import override
 
-from pvision.checks import at_least
+from pvision.adapters.methods.fine_tuning import FineTuning
+from pvision.adapters.methods.method import ContinualMethod
 from pvision.continual.experience import Experience, ImageBatch
 from pvision.continual.head import IncrementalHead
 from pvision.errors import ConfigError
+from pvision.training.streams.experience_data import StreamData
 
-__all__ = ["ContinualClassifier"]
+__all__ = ["ContinualClassifier", "MethodCallable"]
+
+MethodCallable = Callable[[nn.Module], ContinualMethod]
 
 _KEY = "continual_classifier"
 
 
 class ContinualClassifier(pl.LightningModule):
-    """Train an encoder and a growing head on whatever the stream serves, by cross entropy over all classes seen.
-
-    What the stream serves makes the method: the current experience alone is fine-tuning; with ``data.replay`` it is
-    experience replay; with ``data.training_set: seen`` it is joint training, from scratch where ``restart`` is set.
+    """Train an encoder and a growing head on whatever the stream serves, in the way that ``method`` says.
 
     Args:
         backbone: maps normalised images ``(B, C, H, W)`` to features ``(B, feature_dim)``; has ``feature_dim``.
+        method: builds the method on the backbone; by default everything is fine-tuned.
         optimizer: builds the optimizer; each experience has a new one.
         scheduler: builds its schedule, stepped once an epoch; None for a constant learning rate.
-        label_smoothing: of the cross entropy.
-        restart: whether each experience starts from the initial weights. With ``data.training_set: seen`` this is
-            training from scratch on all data so far: the reference of `intransigence`, and exact unlearning where the
-            stream asks to forget.
+
+    Attributes:
+        method: the method; its ``backbone``, ``head`` and ``classes_of`` are attributes here too.
+        task_aware: whether the stream tells the experience of a test image.
 
     Raises:
-        ConfigError: if a value is outside its range, or the backbone does not say its ``feature_dim``.
+        ConfigError: if the backbone does not say its ``feature_dim``, or the method refuses its settings.
     """
 
     def __init__(
         self,
         backbone: nn.Module,
         *,
+        method: MethodCallable = FineTuning,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         scheduler: LRSchedulerCallable | None = None,
-        label_smoothing: float = 0.0,
-        restart: bool = False,
     ) -> None:
         super().__init__()
-        self.backbone = backbone
-        self.head = IncrementalHead(_feature_dim(backbone))
-        self.restart = restart
-        self.classes_of: list[tuple[int, ...]] = []
+        self.method = method(backbone)
         self.task_aware = False
         self.val_accuracy = MeanMetric()
         self._optimizer, self._scheduler = optimizer, scheduler
-        if at_least("model.label_smoothing", label_smoothing, 0) >= 1:
-            raise ConfigError(f"model.label_smoothing must be below 1, but {label_smoothing} came.")
-        self._label_smoothing = label_smoothing
-        self._initial = (
-            {name: tensor.detach().clone() for name, tensor in backbone.state_dict().items()} if restart else {}
-        )
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The network, as the method holds it."""
+        return self.method.backbone
+
+    @property
+    def head(self) -> IncrementalHead:
+        """The classifier; its ``classes`` name the columns of logits."""
+        return self.method.head
+
+    @property
+    def classes_of(self) -> list[tuple[int, ...]]:
+        """The classes of each event of the stream so far."""
+        return self.method.classes_of
+
+    @property
+    def restart(self) -> bool:
+        """Whether the method starts every experience from its initial weights."""
+        return bool(getattr(self.method, "restart", False))
 
     # The stream's events
 
+    def learns_by_gradient(self, experience: Experience) -> bool:
+        """Return whether the method trains in this experience."""
+        return self.method.learns_by_gradient(experience)
+
     def before_experience(self, experience: Experience, stream: Any) -> None:
-        """Grow the head by the new classes; with ``restart``, start from the initial weights."""
-        self.classes_of += [()] * (experience.index + 1 - len(self.classes_of))
-        self.classes_of[experience.index] = experience.classes
-        self.task_aware = bool(getattr(getattr(stream, "scenario", None), "task_aware", False))
-        self.head.grow(experience.new_classes)
-        if self.restart:
-            self.backbone.load_state_dict(self._initial)
-            for layer in self.head.layers:
-                layer.reset_parameters()  # type: ignore[operator]  # all of them are linear
+        """Let the method prepare."""
+        data = StreamData(self.trainer, stream, experience)
+        self.task_aware = data.task_aware
+        self.method.before_experience(experience, data)
+
+    def after_experience(self, experience: Experience, stream: Any) -> None:
+        """Let the method consolidate."""
+        self.method.after_experience(experience, StreamData(self.trainer, stream, experience))
 
     # What it computes
 
     def features(self, image: Tensor) -> Tensor:
         """Return features ``(B, feature_dim)`` of normalised images ``(B, C, H, W)``."""
-        features: Tensor = self.backbone(image)
-        return features
+        return self.method.features(image)
 
     def forward(self, image: Tensor) -> Tensor:
         """Return logits ``(B, number of classes seen)``; `head.classes` names the columns."""
-        logits: Tensor = self.head(self.features(image))
+        logits: Tensor = self.method(image)
         return logits
-
-    def loss(self, batch: ImageBatch) -> Tensor:
-        """Return the mean cross entropy over all classes seen."""
-        target = self.head.columns(batch.label)
-        return F.cross_entropy(self(batch.image), target, label_smoothing=self._label_smoothing)
 
     # Lightning
 
     def training_step(self, batch: ImageBatch, batch_idx: int) -> Tensor:
-        """Return the loss, and log it."""
-        loss = self.loss(batch)
+        """Return the method's loss, and log it."""
+        loss = self.method.loss(batch)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.label))
         return loss
+
+    @override
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, and do what the method does after it."""
+        super().optimizer_step(*args, **kwargs)
+        self.method.after_step()
 
     def validation_step(self, batch: ImageBatch, batch_idx: int) -> None:
         """Log the accuracy among all classes seen."""
@@ -129,40 +144,34 @@ class ContinualClassifier(pl.LightningModule):
         return {"index": batch.position, "probabilities": wide}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Return a new optimizer of all parameters that are trained, with its schedule."""
-        optimizer = self._optimizer([parameter for parameter in self.parameters() if parameter.requires_grad])
+        """Return a new optimizer of all parameters that the method trains, with its schedule."""
+        groups = self.method.parameter_groups()
+        optimizer = self._optimizer(groups)
+        for group in optimizer.param_groups:
+            group["lr"] = group["lr"] * group["lr_factor"]
         if self._scheduler is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": self._scheduler(optimizer)}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep which classes the head's columns stand for, and what ``restart`` starts from."""
-        checkpoint[_KEY] = {
-            "sizes": list(self.head.sizes),
-            "classes": list(self.head.classes),
-            "classes_of": [list(classes) for classes in self.classes_of],
-            "task_aware": self.task_aware,
-            "initial": self._initial,
-        }
+        """Keep what the stream said of itself."""
+        checkpoint[_KEY] = {"task_aware": self.task_aware}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Grow the head as the checkpoint's.
+        """Take over what the stream said of itself, and make what the checkpoint's weights fill.
 
         Raises:
-            ConfigError: if the checkpoint is none of a continual classifier, or of another stream.
+            ConfigError: if the checkpoint is none of a continual classifier, or of another method or stream.
         """
-        state = checkpoint.get(_KEY)
-        if state is None:
+        if _KEY not in checkpoint:
             raise ConfigError(
                 "The checkpoint holds no classes of a continual classifier. Use one that `pvision fit` wrote for "
                 "this kind of model."
             )
-        self.head.grow_like(state["sizes"], state["classes"])
-        self.classes_of = [tuple(classes) for classes in state["classes_of"]]
-        self.task_aware = state["task_aware"]
-        if self.restart:
-            # Those of the run that goes on: a new process may have drawn others.
-            self._initial = {name: tensor.clone() for name, tensor in state["initial"].items()} or self._initial
+        self.task_aware = checkpoint[_KEY]["task_aware"]
+        for name, module in self.named_modules():
+            if (state := checkpoint["state_dict"].get(f"{name}._extra_state")) is not None:
+                module.set_extra_state(state)
 
     def _task_aware(self, logits: Tensor, experience: Tensor) -> Tensor:
         chosen = torch.full_like(experience, -1)
@@ -171,13 +180,3 @@ class ContinualClassifier(pl.LightningModule):
             rows = experience == index
             chosen[rows] = self.head.predictions(logits[rows], among=known)
         return chosen
-
-
-def _feature_dim(backbone: nn.Module) -> int:
-    size = getattr(backbone, "feature_dim", None)
-    if not isinstance(size, int):
-        raise ConfigError(
-            f"model.backbone ({type(backbone).__name__}) must have an integer feature_dim, but {size!r} came. Use a "
-            "backbone of pvision.models, or add the attribute to yours."
-        )
-    return size

@@ -42,7 +42,7 @@ def records(count=COUNT):
 
 def release(features, labels, spec, **settings):
     return release_class_statistics(
-        features, labels, **{"classes": CLASSES, "feature_norm": BOUND, "spec": spec, **settings}
+        features, labels, **{"classes": CLASSES, "feature_norm": BOUND, "spec": spec, "ledger": None, **settings}
     )
 
 
@@ -172,6 +172,8 @@ def test_another_statement_is_refused(changes):
         ({"classes": [4]}, DataError, "none of the classes"),
         ({"classes": [4, 9, 9]}, ConfigError, "once"),
         ({"classes": []}, ConfigError, "once"),
+        ({"classes": [4, 9, 9.0]}, ConfigError, "once"),
+        ({"classes": [4, 9, True]}, ConfigError, "whole number"),
         ({"feature_norm": 0.0}, ConfigError, "feature_norm"),
         ({"feature_norm": float("inf")}, ConfigError, "feature_norm"),
     ],
@@ -185,6 +187,143 @@ def test_shapes_that_do_not_fit_are_refused():
     features, labels = records()
     with pytest.raises(DataError, match=r"\(N, d\)"):
         release(features, labels[:-1], statement())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.int64])
+def test_features_of_any_precision_count_in_full(dtype):
+    """Divided by the bound in their own precision, float16 features would be infinite, and their records left out."""
+    features, labels = records()
+    found = release((features * 100).to(dtype), labels, statement(1e-6), feature_norm=1e-3).statistics
+    for label in CLASSES:
+        assert found.count(label) == pytest.approx(int((labels == label).sum()), abs=1e-3)
+        assert 0 < found.mean(label).norm() <= 1e-3 * (1 + 1e-9)
+
+
+def test_a_record_that_is_longer_than_the_bound_in_its_own_precision_is_shortened():
+    features = torch.full((1, DIM), 6e4).to(torch.float16)
+    pieces = _Contributions(features / 1e-3, torch.zeros(1, dtype=torch.int64), 2, weight=1.0, shared=False)
+    assert bool(pieces.norms().isnan())  # why they are widened first: this record would be lost
+    found = release(features, torch.tensor([9]), statement(1e-9, delta=0.5), feature_norm=1e-3).statistics
+    assert found.count(9) == pytest.approx(1)
+
+
+def test_counts_are_those_of_all_records_though_few_are_drawn():
+    features, labels = records(4000)
+    found = release(features, labels, statement(1e-6, sample_rate=0.25)).statistics
+    for label in CLASSES:
+        assert found.count(label) == pytest.approx(int((labels == label).sum()), rel=0.15)
+        assert torch.allclose(found.mean(label), features[labels == label].double().mean(0), atol=0.2)
+
+
+def test_labels_and_classes_are_compared_as_numbers_whatever_they_are_held_in():
+    features, labels = records(50)
+    found = release(features, labels.to(torch.uint8), statement(1e-6, delta=1e-3), classes=[4, 9, 300, -247])
+    assert found.statistics.count(9) == pytest.approx(int((labels == 9).sum()), abs=1e-3)
+    assert found.statistics.count(-247) == 1, "no byte is the one of another class"
+    for damaged in (labels.float(), labels == 9):
+        with pytest.raises(DataError, match="whole numbers"):
+            release(features, damaged, statement(delta=1e-3))
+
+
+def test_however_strong_the_noise_no_mean_is_longer_than_a_feature_can_be():
+    features, labels = records(20)
+    for _ in range(5):
+        found = release(features, labels, statement(50.0, delta=1e-3)).statistics
+        assert all(found.mean(label).norm() <= BOUND * (1 + 1e-9) for label in CLASSES)
+
+
+def test_all_units_are_taken_piece_by_piece(monkeypatch):
+    features, labels = records(40)
+    units = [f"person {position // 3}" for position in range(40)]
+    monkeypatch.setattr(SecretSource, "normal", lambda source, like: torch.zeros_like(like))
+    found = []
+    for piece in (1, 2**24):  # one record at a time, all at once
+        monkeypatch.setattr("pvision.training.private_statistics._PIECE", piece)
+        found.append(release(features, labels, statement(unit="subject", delta=1e-3), units=units).statistics)
+    for label in CLASSES:
+        assert torch.allclose(found[0].mean(label), found[1].mean(label), atol=1e-12)
+
+
+# An attacker who knows everything but one record
+
+
+def captured(monkeypatch):
+    """Collect the noisy sums of each release, in units of a record's weight."""
+    seen = []
+
+    def keep(sums, classes, **settings):
+        seen.append(torch.cat([one.flatten() for one in sums.values()]))
+        return ClassStatistics(DIM)
+
+    monkeypatch.setattr("pvision.training.private_statistics._statistics", keep)
+    return seen
+
+
+def distance(monkeypatch, relation, *, sigma, times):
+    """How far the attacker's best test tells two neighbours apart, in standard deviations; Neyman and Pearson's."""
+    seen = captured(monkeypatch)
+    features, labels = records(30)
+    features[0] = BOUND * torch.tensor([1.0, 0.0, 0.0])  # as strong as a record can be
+    other, other_labels = features.clone(), labels.clone()
+    other[0], other_labels[0] = (torch.nan, labels[0]) if relation == "add_remove" else (-features[0], 13 - labels[0])
+    spec = statement(sigma, delta=1e-3)
+    for one, own in ((features, labels), (other, other_labels)):
+        for _ in range(times):
+            release(one, own, spec)
+    first, second = torch.stack(seen[:times]), torch.stack(seen[times:])
+    monkeypatch.setattr(SecretSource, "normal", lambda source, like: torch.zeros_like(like))
+    release(features, labels, spec)
+    release(other, other_labels, spec)
+    direction = seen[-2] - seen[-1]
+    tests = [rows @ (direction / direction.norm()) for rows in (first, second)]
+    spread = torch.cat([one - one.mean() for one in tests]).std()
+    return float((tests[0].mean() - tests[1].mean()) / spread), first
+
+
+def epsilon_of(distance, delta):
+    """ε of the Gaussian mechanism in closed form (Balle and Wang 2018, Theorem 8), found by bisection."""
+
+    def phi(x):
+        return 0.5 * math.erfc(-x / math.sqrt(2))
+
+    low, high = 0.0, 100.0
+    for _ in range(100):
+        middle = (low + high) / 2
+        excess = phi(distance / 2 - middle / distance) - math.exp(middle) * phi(-distance / 2 - middle / distance)
+        low, high = (middle, high) if excess > delta else (low, middle)
+    return high
+
+
+@pytest.mark.parametrize(("relation", "most"), [("add_remove", 1.0), ("replace", 2.0)])
+def test_the_attackers_best_test_finds_no_more_than_epsilon_says(monkeypatch, relation, most):
+    sigma, times = 1.0, 250
+    found, released = distance(monkeypatch, relation, sigma=sigma, times=times)
+    # A changed label moves a record to other entries: its two contributions are √2 bounds apart, of 2 accounted.
+    reached = most / sigma if relation == "add_remove" else math.sqrt(2) / sigma
+    assert found == pytest.approx(reached, abs=4 * math.sqrt(2 / times))
+    assert statement(sigma, delta=1e-3).epsilon(relation) == pytest.approx(epsilon_of(most / sigma, 1e-3), rel=2e-3)
+    parts = released.split([2, 2 * DIM, 2 * DIM * DIM], dim=1)
+    for part in parts:  # counts, sums and squares have the noise of the statement, each entry by itself
+        assert float((part - part.mean(0)).square().mean().sqrt()) == pytest.approx(sigma * math.sqrt(3), rel=0.12)
+    together = torch.corrcoef((released - released.mean(0)).T)
+    assert float((together - torch.eye(len(together))).abs().max()) < 0.35
+
+
+def test_with_half_the_noise_the_attacker_would_find_more(monkeypatch):
+    """The control."""
+    whole = SecretSource.normal
+    monkeypatch.setattr(SecretSource, "normal", lambda source, like: whole(source, like) / 2)
+    found, _ = distance(monkeypatch, "add_remove", sigma=1.0, times=120)
+    assert epsilon_of(found, 1e-3) > statement(1.0, delta=1e-3).epsilon("add_remove") + 1
+
+
+def test_two_releases_have_noise_of_their_own(monkeypatch):
+    seen = captured(monkeypatch)
+    torch.manual_seed(0)
+    release(*records(30), statement(delta=1e-3))
+    torch.manual_seed(0)
+    release(*records(30), statement(delta=1e-3))
+    assert float((seen[0] - seen[1]).abs().min()) > 0
 
 
 # Several processes
@@ -207,3 +346,38 @@ def test_two_processes_make_one_release(ranks, noise):
             for one, other in zip(first, second, strict=True)
         )
         assert (abs(first[0] - exact.count(label)) < 1e-3) == (noise < 1)
+
+
+def release_of_different_ranks(rank, what, folder):
+    features, labels = records(40)
+    spec, settings = statement(delta=1e-3), {}
+    if what == "order" and rank == 1:
+        order = torch.arange(40).roll(1)  # position 1 is what rank 0 has at position 0: that record would count twice
+        features, labels = features[order], labels[order]
+    elif what == "labels" and rank == 1:
+        labels = labels.flip(0)
+    elif what == "shares":
+        features, labels = features[rank * 20 : rank * 20 + 20 - rank], labels[rank * 20 : rank * 20 + 20 - rank]
+    elif what == "bound":
+        settings = {"feature_norm": 1.0 + rank}
+    path = Path(folder) / f"{what}.jsonl"
+    ledger = PrivacyLedger.create(path, spec, num_records=40) if rank == 0 else None
+    try:
+        release(features, labels, spec, ledger=ledger, **settings)
+    finally:
+        if ledger is not None:
+            ledger.close()
+
+
+@pytest.mark.parametrize("what", ["order", "labels", "shares", "bound"])
+def test_processes_that_come_with_different_records_are_refused_uncharged(ranks, tmp_path, what):
+    for status, told in ranks(release_of_different_ranks, 2, what=what, folder=str(tmp_path)):
+        assert status == "raised"
+        assert told.startswith("DataError: The processes came with different features")
+    assert read_ledger(tmp_path / f"{what}.jsonl").charged == 0
+
+
+def test_of_two_processes_one_release_is_charged_once(ranks, tmp_path):
+    both = ranks(release_of_different_ranks, 2, what="same", folder=str(tmp_path))
+    assert [status for status, _ in both] == ["returned", "returned"], both
+    assert read_ledger(tmp_path / "same.jsonl").charged == 1

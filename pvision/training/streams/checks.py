@@ -105,6 +105,6 @@ def _check_forgetting(module: pl.LightningModule, stream: Any) -> None:
     if not retrains:
         raise ConfigError(
             f"The stream asks to forget ({wanted[0].name}), but {type(module).__name__} cannot: it has no method "
-            "forget_experience. Use one that has it, or train anew on what remains: model.restart: true and "
-            "data.training_set: seen."
+            "forget_experience. Use one that has it, or train anew on what remains: the method FineTuning with "
+            "restart: true, and data.training_set: seen."
         )

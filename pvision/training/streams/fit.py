@@ -22,8 +22,9 @@ from pvision.training.streams.checkpoints import (
 from pvision.training.streams.checks import check_stream_fit
 from pvision.training.streams.consolidation import Consolidation
 from pvision.training.streams.loggers import finalize_run, keep_running, loggers_of_experience
-from pvision.training.streams.parts import ExpandsForExperiences, Forgets, HearsOfStreamEnd
+from pvision.training.streams.parts import Forgets, HearsOfStreamEnd, MaySkipTraining
 from pvision.training.streams.per_fit import PerFit, experience_folder
+from pvision.training.streams.preparation import Preparation
 from pvision.training.streams.progress import announce, announce_the_end, shown_in_progress_bar
 from pvision.training.streams.randomness import seed_experience
 from pvision.training.trainer_parts import callbacks_of
@@ -88,7 +89,11 @@ class _StreamRun:
 
     def __init__(self, trainer: pl.Trainer, module: pl.LightningModule, stream: Any) -> None:
         self._trainer, self._module, self._stream = trainer, module, stream
-        self._state, self._consolidation = StreamState(stream), Consolidation(stream)
+        self._state, self._preparation, self._consolidation = (
+            StreamState(stream),
+            Preparation(stream),
+            Consolidation(stream),
+        )
 
     def run(self, ckpt_path: str | Path | None) -> None:
         path = None if ckpt_path is None else Path(ckpt_path)
@@ -117,7 +122,7 @@ class _StreamRun:
         """Add our own callbacks for the time of the run; first, so that others see the generators restored."""
         callbacks = callbacks_of(self._trainer)
         before = list(callbacks)
-        callbacks[:0] = [self._state, self._consolidation]
+        callbacks[:0] = [self._state, self._preparation, self._consolidation]
         try:
             yield PerFit(self._trainer)
         finally:
@@ -144,11 +149,10 @@ class _StreamRun:
         seed_experience(stream.seed, experience.index)
         per_fit.renew(trainer, experience.index)
         self._state.complete = self._consolidation.done = False
+        self._preparation.pending = resume is None
         keep_running(trainer)
         announce(trainer, experience, stream)
-        if resume is None and isinstance(module, ExpandsForExperiences):
-            module.before_experience(experience, stream)
-        if experience.kind == "learn" or not isinstance(module, Forgets):
+        if _is_trained(module, experience):
             with (
                 loggers_of_experience(trainer, experience),
                 shown_in_progress_bar(trainer, experience, stream),
@@ -168,6 +172,12 @@ class _StreamRun:
         trainer.save_checkpoint(experience_folder(trainer, experience.index) / "end.ckpt", weights_only=False)
         if trainer.is_global_zero:
             per_fit.drop_superseded(trainer)
+
+
+def _is_trained(module: pl.LightningModule, experience: Experience) -> bool:
+    if experience.kind == "forget" and isinstance(module, Forgets):
+        return False
+    return not isinstance(module, MaySkipTraining) or module.learns_by_gradient(experience)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ __all__ = [
     "Forgets",
     "GivesFeatures",
     "HearsOfStreamEnd",
+    "MaySkipTraining",
     "Retrains",
     "Stream",
 ]
@@ -64,7 +65,18 @@ class ExpandsForExperiences(Protocol):
     """A LightningModule that prepares itself for an experience, for example by new outputs."""
 
     def before_experience(self, experience: Experience, stream: Any) -> None:
-        """Prepare, before optimizers are made; not called again where training goes on within the experience."""
+        """Prepare, on the device, on every process, before optimizers are made.
+
+        Not called again where training goes on within the experience.
+        """
+
+
+@runtime_checkable
+class MaySkipTraining(Protocol):
+    """A LightningModule that learns some experiences in closed form, when it consolidates them."""
+
+    def learns_by_gradient(self, experience: Experience) -> bool:
+        """Return whether there is a fit for an experience; without one, the evaluation comes at once."""
 
 
 @runtime_checkable

@@ -1,5 +1,7 @@
 """A small stream with all that could make a resumed run differ: dropout, augmentation, replay, a schedule."""
 
+import copy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch import nn
 
+from pvision.adapters.methods.fine_tuning import FineTuning
 from pvision.callbacks import ForgettingMetrics
 from pvision.continual.replay import ReservoirMemory
 from pvision.continual.scenarios import ClassIncremental
@@ -67,7 +70,7 @@ class Run:
             Encoder(),
             optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=3e-3),
             scheduler=lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5),
-            restart=restart,
+            method=partial(FineTuning, restart=restart),
         )
         settings: dict[str, Any] = {
             "scenario": ClassIncremental(experiences=3, base_classes=4),
@@ -98,7 +101,7 @@ class Run:
         """All that must be equal bit for bit."""
         memory = self.stream.replay
         return {
-            "weights": {name: tensor.clone() for name, tensor in self.module.state_dict().items()},
+            "weights": copy.deepcopy(dict(self.module.state_dict())),
             "matrix": torch.as_tensor(self.metrics.matrix),
             "memory": [*memory.images] if memory else [],
             "labels": torch.as_tensor(memory.labels) if memory else torch.empty(0),
@@ -112,6 +115,8 @@ def same(one: Any, other: Any) -> bool:
         return one.keys() == other.keys() and all(same(one[name], other[name]) for name in one)
     if isinstance(one, list):
         return len(one) == len(other) and all(same(*pair) for pair in zip(one, other, strict=True))
+    if not isinstance(one, torch.Tensor):
+        return bool(one == other)
     return torch.equal(torch.nan_to_num(one.double(), nan=-7), torch.nan_to_num(other.double(), nan=-7))
 
 

@@ -20,7 +20,8 @@ from torch.nn import functional as F
 
 from pvision.callbacks import ForgettingMetrics, RunSummary
 from pvision.continual.replay import HerdingMemory, ReservoirMemory
-from pvision.continual.scenarios import ForgetRequest
+from pvision.continual.scenarios import ClassIncremental, ForgetRequest
+from pvision.datamodules.streams import DigitsStream
 from pvision.errors import ConfigError, DataError
 from pvision.models import ConvEncoder
 from pvision.modules import ContinualClassifier
@@ -73,7 +74,7 @@ class Hooked(ContinualClassifier):
         with torch.no_grad():
             before = self.head.layers[0].weight.clone()
         batch = next(iter(stream.in_order_loader(experience.train[:8])))
-        self.loss(batch).backward()
+        self.method.loss(batch).backward()
         torch.optim.SGD(self.head.parameters(), lr=0.1).step()
         assert not torch.equal(self.head.layers[0].weight, before)
         self.watch.seen.append(("after", experience.index))
@@ -286,10 +287,10 @@ def test_other_batches_than_the_run_began_with_are_refused(tmp_path):
     ("error", "status"), [(None, "FINISHED"), (RuntimeError, "FAILED"), (KeyboardInterrupt, "KILLED")]
 )
 def test_the_summary_says_finished_only_when_the_stream_is(tmp_path, error, status):
-    class Broken(ContinualClassifier):
-        def before_experience(self, experience, stream):
-            super().before_experience(experience, stream)
-            if experience.index == 1:
+    class Broken(DigitsStream):
+        def begin(self, index):
+            super().begin(index)
+            if index == 1:
                 seen.append(json.loads((tmp_path / "summary.json").read_text())["status"])
                 if error is not None:
                     raise error  # between two fits, where Lightning is not watching
@@ -297,6 +298,7 @@ def test_the_summary_says_finished_only_when_the_stream_is(tmp_path, error, stat
     seen = []
     trainer = trainer_for(tmp_path, callbacks=[RunSummary()])
     with contextlib.nullcontext() if error is None else pytest.raises(error):
-        fit_stream(trainer, Broken(ConvEncoder(width=4)), stream_of())
+        stream = Broken(scenario=ClassIncremental(experiences=2), batch_size=128, seed=0)
+        fit_stream(trainer, classifier(), stream)
     assert seen == ["RUNNING"]
     assert json.loads((tmp_path / "summary.json").read_text())["status"] == status

@@ -1,10 +1,13 @@
 """Streams that ask to forget: who can, how the numbers tell it, and what leaves the replay memory."""
 
+from functools import partial
+
 import lightning.pytorch as pl
 import pytest
 import torch
 from small_streams import Watches, classifier, stream_of, trainer_for
 
+from pvision.adapters.methods.fine_tuning import FineTuning
 from pvision.callbacks import ForgettingMetrics
 from pvision.continual.replay import ReservoirMemory
 from pvision.continual.scenarios import ForgetRequest, TaskIncremental
@@ -23,7 +26,7 @@ def test_retraining_forgets_a_class_and_keeps_the_rest(tmp_path):
 
     metrics = ForgettingMetrics(verbose=False)
     trainer = trainer_for(tmp_path, max_epochs=3, callbacks=[Notes(), metrics])
-    module = classifier(restart=True, optimizer=lambda p: torch.optim.AdamW(p, lr=5e-3))
+    module = classifier(method=partial(FineTuning, restart=True), optimizer=lambda p: torch.optim.AdamW(p, lr=5e-3))
     fit_stream(trainer, module, stream)
     assert [event.kind for event in stream.experiences] == ["learn", "forget", "learn"]
     assert trained == {0: {0, 1, 2, 3, 4}, 1: {0, 2, 3, 4}, 2: {0, *range(2, 10)}}
@@ -62,7 +65,7 @@ def test_what_was_forgotten_on_request_is_not_what_the_model_forgot(tmp_path):
     forget = [ForgetRequest(after=3, classes=[7])]
     stream = stream_of(forget=forget, training_set="seen", experiences=5, batch_size=32)
     metrics = ForgettingMetrics(verbose=False)
-    module = classifier(restart=True, optimizer=lambda p: torch.optim.AdamW(p, lr=5e-3))
+    module = classifier(method=partial(FineTuning, restart=True), optimizer=lambda p: torch.optim.AdamW(p, lr=5e-3))
     fit_stream(trainer_for(tmp_path, max_epochs=4, callbacks=[metrics]), module, stream)
     values, per_class = metrics.values(), metrics.counted.per_class()
     assert per_class[3][7] > 0.5

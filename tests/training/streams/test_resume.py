@@ -135,7 +135,8 @@ def test_a_restart_goes_back_to_the_initial_weights_of_the_run_not_of_the_proces
     with pytest.raises(Interrupted):
         first.fit()
     again = make_run(**settings)
-    again.module._initial = {name: tensor + 1 for name, tensor in again.module._initial.items()}
+    method = again.module.method
+    method._initial = {name: tensor + 1 for name, tensor in method._initial.items()}
     assert same(again.fit(first.folder).outcome(), outcome(unbroken, make_run, **settings))
 
 

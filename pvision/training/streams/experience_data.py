@@ -1,0 +1,39 @@
+"""The training records of an experience, as methods in plain PyTorch ask for them."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import lightning.pytorch as pl
+from tqdm import tqdm
+
+from pvision.continual.experience import Experience, ImageBatch
+
+__all__ = ["StreamData"]
+
+
+class StreamData:
+    """Reads one experience of a stream on a Trainer's device; a `pvision.adapters.methods.ExperienceData`.
+
+    Args:
+        trainer: knows the device, the precision and the processes.
+        stream: a `pvision.datamodules.TaskStream`.
+        experience: one of its experiences.
+
+    Attributes:
+        experiences: how many experiences the stream has to learn.
+        task_aware: whether the stream tells the experience of a test image.
+    """
+
+    def __init__(self, trainer: pl.Trainer, stream: Any, experience: Experience) -> None:
+        self.experiences = sum(one.kind == "learn" for one in stream.experiences)
+        self.task_aware = bool(getattr(getattr(stream, "scenario", None), "task_aware", False))
+        self._trainer, self._stream, self._experience = trainer, stream, experience
+
+    def batches(self, purpose: str) -> Iterator[ImageBatch]:
+        """Yield this process' share of the records, once, in order and without augmentation."""
+        trainer = self._trainer
+        loader = self._stream.in_order_loader(self._experience.train[trainer.global_rank :: trainer.world_size])
+        hidden = not (trainer.is_global_zero and getattr(trainer.progress_bar_callback, "is_enabled", False))
+        for batch in tqdm(loader, desc=purpose, total=len(loader.sampler), leave=False, disable=hidden):
+            converted = trainer.strategy.precision_plugin.convert_input(batch)
+            yield trainer.strategy.batch_to_device(converted)
