@@ -5,6 +5,7 @@ from pvision.datamodules.streams.cifar100 import CIFAR100Stream
 from pvision.datamodules.streams.cub200 import CUB200Stream
 from pvision.datamodules.streams.digits import DigitsStream
 from pvision.datamodules.streams.domainnet import DomainNetStream
+from pvision.datamodules.streams.fashion_digits_animals import FashionDigitsAnimalsStream
 from pvision.datamodules.streams.fashion_mnist import FashionMNISTStream
 from pvision.datamodules.streams.image_folder import ImageFolderStream
 from pvision.datamodules.streams.imagenet_a import ImageNetAStream
@@ -24,6 +25,7 @@ __all__ = [
     "CUB200Stream",
     "DigitsStream",
     "DomainNetStream",
+    "FashionDigitsAnimalsStream",
     "FashionMNISTStream",
     "FileImages",
     "ImageFolderStream",

@@ -1,22 +1,51 @@
-"""Download of a published archive, compared with its checksum before anything in it is used."""
+"""Download of published files, compared with their checksums before anything in them is used."""
 
 import hashlib
 import logging
 import shutil
 import tarfile
 import tempfile
-import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from http.client import HTTPException
 from pathlib import Path
 
 from pvision.errors import DataError
 
-__all__ = ["fetch_archive"]
+__all__ = ["fetch_archive", "fetch_file"]
 
 _log = logging.getLogger(__name__)
 _CHUNK = 2**20
+_MOST = 2**30  # bytes of an archive; the largest of CIFAR has a sixth of it
+
+
+def fetch_file(url: str, path: Path, *, most: int, check: Callable[[Path], None]) -> None:
+    """Download a file; it gets its name only if ``check`` finds nothing wrong with it.
+
+    Several processes may do so at the same moment: each works in a folder of its own, and the last one wins.
+
+    Args:
+        url: of the file.
+        path: where it goes; its folder is made.
+        most: bytes that it may have.
+        check: raises an error if the file at the path that it is given is not the one meant.
+
+    Raises:
+        DataError: if the file cannot be had, or has more bytes.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".download-", dir=path.parent) as workplace:
+            _log.info("Downloading %s to %s.", url, path)
+            arrived = Path(workplace) / path.name
+            _download(url, arrived, most)
+            check(arrived)
+            arrived.replace(path)
+    except (OSError, HTTPException) as error:
+        raise DataError(
+            f"{url} cannot be downloaded ({error}). Download it elsewhere, put it into {path.parent}, and try again."
+        ) from error
 
 
 def fetch_archive(url: str, *, sha256: str, folder: Path, files: Sequence[str]) -> None:
@@ -33,31 +62,23 @@ def fetch_archive(url: str, *, sha256: str, folder: Path, files: Sequence[str]) 
     Raises:
         DataError: if the archive cannot be had, has another checksum, or lacks a file.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
     archive = folder.parent / url.rpartition("/")[2]
-    with tempfile.TemporaryDirectory(prefix=".download-", dir=folder.parent) as made:
-        workplace = Path(made)
-        if not archive.is_file():
-            _log.info("Downloading %s to %s.", url, archive)
-            _download(url, workplace / archive.name)
-            _check(workplace / archive.name, sha256, source=url)
-            (workplace / archive.name).replace(archive)
-        else:
-            _check(archive, sha256, source=str(archive))
-        _unpack(archive, workplace / folder.name, files)
+    if archive.is_file():
+        _check(archive, sha256, source=str(archive))
+    else:
+        fetch_file(url, archive, most=_MOST, check=lambda path: _check(path, sha256, source=url))
+    with tempfile.TemporaryDirectory(prefix=".download-", dir=folder.parent) as workplace:
+        _unpack(archive, Path(workplace) / folder.name, files)
         with suppress(OSError):  # another process was first; what it unpacked had the same checksum
-            (workplace / folder.name).rename(folder)
+            (Path(workplace) / folder.name).rename(folder)
 
 
-def _download(url: str, path: Path) -> None:
-    try:
-        with urllib.request.urlopen(url, timeout=60) as answer, path.open("wb") as file:
-            shutil.copyfileobj(answer, file, _CHUNK)
-    except (OSError, urllib.error.URLError) as error:
-        raise DataError(
-            f"{url} cannot be downloaded ({error}). Download it elsewhere, put it beside the data's folder, and try "
-            "again."
-        ) from error
+def _download(url: str, path: Path, most: int) -> None:
+    with urllib.request.urlopen(url, timeout=60) as answer, path.open("wb") as file:
+        while chunk := answer.read(_CHUNK):
+            if file.tell() + len(chunk) > most:
+                raise DataError(f"{url} has more than the {most} bytes that are expected. Nothing of it was used.")
+            file.write(chunk)
 
 
 def _check(path: Path, sha256: str, *, source: str) -> None:

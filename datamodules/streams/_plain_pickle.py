@@ -1,12 +1,16 @@
-"""Reading of pickles that hold plain data and numpy arrays of bytes, without running anything that they ask for.
+"""Reading of pickles that hold plain data and numpy arrays, without running anything that they ask for.
 
 A pickle is a program. This reader knows three names of numpy, replaces them by stand-ins that only note what came, and
 refuses every other name before it is looked up.
 """
 
+import io
+import math
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,19 +18,27 @@ from typing_extensions import override
 
 from pvision.errors import DataError
 
-__all__ = ["read_plain_pickle"]
+__all__ = ["plain_array", "read_plain_pickle"]
 
 _MAX_BYTES = 2**29  # the largest file of CIFAR has a third of it
+_KINDS = {"u1": "bytes", "i8": "64-bit whole numbers"}
 
 
 class _NotedType:
     """Stands for ``numpy.dtype``."""
 
     def __init__(self, *arguments: object) -> None:
-        self.arguments = arguments
+        self._kind = arguments[0] if arguments else None
+        self._order: object = None
 
     def __setstate__(self, state: object) -> None:
-        """Ignore byte order and the like: only bytes are taken."""
+        """Note the byte order, which is all of the state that plain numbers have."""
+        self._order = state[1] if isinstance(state, tuple) and len(state) > 1 else None
+
+    def is_a(self, kind: str) -> bool:
+        """Return whether it is this kind of number, in little-endian order where it has more than a byte."""
+        ordered = kind == "u1" or self._order in ("<", b"<")
+        return ordered and self._kind in (kind, kind.encode())
 
 
 class _NotedArray:
@@ -37,20 +49,21 @@ class _NotedArray:
     def __setstate__(self, state: object) -> None:
         self.state = state
 
-    def array(self) -> npt.NDArray[np.uint8]:
+    def array(self, kind: Literal["u1", "i8"] = "u1") -> npt.NDArray[Any]:
         """Return the array that was pickled; read-only.
 
         Raises:
-            DataError: if it is not one of bytes, in C order, with as many as its shape says.
+            DataError: if it is not one of this kind, in C order, with as many numbers as its shape says.
         """
         if isinstance(self.state, tuple) and len(self.state) == 5:
-            _, shape, kind, fortran, content = self.state
-            bytes_only = isinstance(kind, _NotedType) and kind.arguments[:1] in (("u1",), (b"u1",))
-            if bytes_only and not fortran and isinstance(content, bytes) and isinstance(shape, tuple):
-                flat = np.frombuffer(content, dtype=np.uint8)
-                if all(isinstance(side, int) and side > 0 for side in shape) and np.prod(shape) == flat.size:
-                    return flat.reshape(shape)
-        raise DataError("an array in it is not one of bytes in C order.")
+            _, shape, noted, fortran, content = self.state
+            right_kind = isinstance(noted, _NotedType) and noted.is_a(kind)
+            if right_kind and not fortran and isinstance(content, bytes) and isinstance(shape, tuple):
+                dtype = np.dtype(f"<{kind}")
+                sides = all(isinstance(side, int) and side > 0 for side in shape)
+                if sides and math.prod(shape) * dtype.itemsize == len(content):
+                    return np.frombuffer(content, dtype=dtype).reshape(shape)
+        raise DataError(f"an array in it is not one of {_KINDS[kind]} in C order.")
 
 
 def _reconstruct(*_: object) -> _NotedArray:
@@ -90,7 +103,7 @@ def read_plain_pickle(path: Path) -> dict[str, Any]:
     Raises:
         DataError: if it cannot be read, is damaged, asks for code, or holds no dictionary.
     """
-    try:
+    with _refused(path):
         if path.stat().st_size > _MAX_BYTES:
             raise DataError(f"it is larger than {_MAX_BYTES} bytes.")
         with path.open("rb") as file:
@@ -100,6 +113,31 @@ def read_plain_pickle(path: Path) -> dict[str, Any]:
         return {
             _text(key): value.array() if isinstance(value, _NotedArray) else value for key, value in content.items()
         }
+
+
+def plain_array(content: bytes, *, kind: Literal["u1", "i8"], path: Path) -> npt.NDArray[Any]:
+    """Return the array that a pickle consists of; read-only.
+
+    Args:
+        content: the pickle, uncompressed.
+        kind: what numbers it must have: ``"u1"``, bytes, or ``"i8"``, little-endian 64-bit whole numbers.
+        path: where it was read, for errors.
+
+    Raises:
+        DataError: if it is damaged, asks for code, or holds no array of this kind.
+    """
+    with _refused(path):
+        noted = _PlainUnpickler(io.BytesIO(content), encoding="bytes").load()
+        if not isinstance(noted, _NotedArray):
+            raise DataError(f"it holds a {type(noted).__name__} where an array is expected.")
+        return noted.array(kind)
+
+
+@contextmanager
+def _refused(path: Path) -> Iterator[None]:
+    """Turn whatever a pickle raises into a `DataError` that names the file."""
+    try:
+        yield
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
     except DataError as error:

@@ -6,12 +6,8 @@
 
 import gzip
 import hashlib
-import logging
-import os
-import urllib.request
 import zlib
 from collections.abc import Mapping, Sequence
-from http.client import HTTPException
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +16,7 @@ import numpy.typing as npt
 
 from pvision.continual.replay import ReplayMemory
 from pvision.continual.scenarios import ForgetRequest, Scenario
+from pvision.datamodules.streams._download import fetch_file
 from pvision.datamodules.streams.idx import read_idx
 from pvision.datamodules.streams.preprocessing import Preprocessing
 from pvision.datamodules.streams.shipped import load_shipped
@@ -29,7 +26,6 @@ from pvision.errors import ConfigError, DataError
 
 __all__ = ["FashionMNISTStream"]
 
-_log = logging.getLogger(__name__)
 _SITE = "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/"
 _HEADERS = 4096  # bytes by which a compressed file may be longer than what it holds
 # Of what the compressed files hold, in bytes and SHA-256: the same arrays are published in more than one compression.
@@ -165,21 +161,8 @@ def _load(root: Path, prefix: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[n
 
 
 def _fetch(name: str, root: Path) -> None:
-    url, path = f"{_SITE}{name}.gz", root / f"{name}.gz"
-    root.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    _log.info("Downloading %s to %s.", url, path)
-    try:
-        with urllib.request.urlopen(url, timeout=60) as answer, temporary.open("wb") as file:
-            file.write(answer.read(_FILES[name][0] + _HEADERS))
-        _check(temporary, name, url)
-        temporary.replace(path)
-    except (OSError, HTTPException) as error:
-        raise DataError(
-            f"{url} cannot be downloaded ({error}). Download it elsewhere, put it into {root}, and try again."
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    url = f"{_SITE}{name}.gz"
+    fetch_file(url, root / f"{name}.gz", most=_FILES[name][0] + _HEADERS, check=lambda path: _check(path, name, url))
 
 
 def _check(path: Path, name: str, url: str) -> None:

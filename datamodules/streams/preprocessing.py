@@ -34,6 +34,8 @@ class Preprocessing:
         crop: side in pixels of the square that is cut out; None to keep everything.
         mean: of each channel, or one for all, subtracted from values in [0, 1].
         std: of each channel, or one for all; what is left is divided by it. 0 and 1 leave values in [0, 1].
+        rgb: show grey images to a network that expects colours, by three equal channels; coloured images stay as they
+            are, and those of 2, 4 or more channels are refused.
         augment: ``"none"`` trains on what evaluation sees; ``"flip"`` mirrors half of that; ``"pad_crop_flip"`` pads
             it with zeros by ``padding``, cuts out a random window of its size, and mirrors half;
             ``"random_resized_crop"`` resizes a random part of the stored image to ``crop`` pixels, and mirrors half.
@@ -56,6 +58,7 @@ class Preprocessing:
     crop: int | None = None
     mean: Sequence[float] = (0.0,)
     std: Sequence[float] = (1.0,)
+    rgb: bool = False
     augment: Literal["none", "flip", "random_resized_crop", "pad_crop_flip"] = "none"
     scale: tuple[float, float] = (0.08, 1.0)
     padding: int = 4
@@ -113,7 +116,7 @@ class Preprocessing:
             float32, ``(C, H', W')``, normalised.
 
         Raises:
-            ConfigError: if the image has another number of channels than ``mean``.
+            ConfigError: if the image has another number of channels than ``mean``, or cannot be shown as ``rgb``.
             MissingExtraError: if it has to be resized and torchvision is not installed.
         """
         if self.augment == "random_resized_crop":
@@ -136,7 +139,7 @@ class Preprocessing:
             float32, ``(C, H', W')``, normalised.
 
         Raises:
-            ConfigError: if the image has another number of channels than ``mean``.
+            ConfigError: if the image has another number of channels than ``mean``, or cannot be shown as ``rgb``.
             MissingExtraError: if it has to be resized and torchvision is not installed.
         """
         return self._normalise(_unit(self._centre(image)))
@@ -168,10 +171,13 @@ class Preprocessing:
         return (pixels * factor).clamp_(0, 1)
 
     def _normalise(self, pixels: Tensor) -> Tensor:
+        if self.rgb:
+            pixels = _coloured(pixels)
         if len(self.mean) not in (1, pixels.shape[0]):
+            grey = " Set preprocessing.rgb: true to show grey images as RGB." if pixels.shape[0] == 1 else ""
             raise ConfigError(
                 f"preprocessing.mean has {len(self.mean)} numbers, but the images have {pixels.shape[0]} channels. "
-                "Give one for each, or one for all."
+                f"Give one for each, or one for all.{grey}"
             )
         mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
         return (pixels - mean) / std
@@ -182,6 +188,16 @@ def _unit(image: Tensor) -> Tensor:
     if image.dtype != torch.uint8:
         raise ConfigError(f"Images must be uint8 before preprocessing, but {image.dtype} came. Keep the stored pixels.")
     return image.to(torch.float32) / 255
+
+
+def _coloured(pixels: Tensor) -> Tensor:
+    """Return an image ``(3, H, W)``; the channels of a grey one share their memory."""
+    if pixels.shape[0] not in (1, 3):
+        raise ConfigError(
+            f"preprocessing.rgb shows images of 1 channel as 3 and leaves those of 3, but the images have "
+            f"{pixels.shape[0]} channels. Leave it out."
+        )
+    return pixels.expand(3, -1, -1)
 
 
 def _flip(image: Tensor) -> Tensor:

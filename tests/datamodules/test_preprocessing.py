@@ -68,6 +68,45 @@ def test_evaluation_is_what_the_fields_code_does_to_pillow_images(interpolation,
     assert difference.max() <= 1
 
 
+@pytest.mark.parametrize("side", [16, 56, 70])
+def test_grey_images_are_shown_to_networks_of_colours_at_any_size(side):
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    grey_image = photo(side // 2, side // 2, channels=1)
+    settings = {"resize": side, "interpolation": "bicubic"}
+    got = Preprocessing(rgb=True, mean=mean, std=std, **settings).eval(grey_image)
+    plain = Preprocessing(**settings).eval(grey_image)
+    assert got.shape == (3, side, side)
+    assert got.is_contiguous()
+    for channel in range(3):
+        torch.testing.assert_close(got[channel] * std[channel] + mean[channel], plain[0])
+
+
+def test_digits_of_8_pixels_become_16_with_the_same_picture():
+    digit = torch.arange(64, dtype=torch.uint8).view(1, 8, 8) * 3
+    got = grey(Preprocessing(resize=16, interpolation="nearest", rgb=True).eval(digit))
+    assert torch.equal(got, digit.repeat_interleave(2, 1).repeat_interleave(2, 2).expand(3, -1, -1))
+
+
+@pytest.mark.parametrize("augment", ["none", "flip", "pad_crop_flip", "random_resized_crop"])
+def test_grey_images_stay_grey_in_training(augment):
+    got = Preprocessing(rgb=True, crop=24, augment=augment, brightness=0.3).train(photo(channels=1))
+    assert got.shape == (3, 24, 24)
+    assert torch.equal(got[0], got[1])
+    assert torch.equal(got[0], got[2])
+    got[0] = 0  # each channel has a memory of its own, so whoever writes into one changes no other
+    assert got[1].max() > 0
+
+
+def test_coloured_images_keep_their_colours():
+    assert torch.equal(Preprocessing(rgb=True).eval(noise()), Preprocessing().eval(noise()))
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+def test_images_that_are_neither_grey_nor_coloured_cannot_be_shown_as_rgb(channels):
+    with pytest.raises(ConfigError, match=rf"preprocessing\.rgb .* but the images have {channels} channels\. Leave"):
+        Preprocessing(rgb=True).eval(photo(channels=channels))
+
+
 def test_evaluation_draws_nothing():
     before = torch.get_rng_state()
     PILOT_224.eval(photo())
@@ -221,7 +260,7 @@ def test_wrong_settings_are_named(arguments, message):
 
 
 def test_another_number_of_channels_is_named():
-    with pytest.raises(ConfigError, match="3 numbers, but the images have 1 channels"):
+    with pytest.raises(ConfigError, match=r"3 numbers, but the images have 1 channels.*preprocessing\.rgb: true"):
         Preprocessing(mean=(0.5,) * 3, std=(0.5,) * 3).eval(photo(channels=1))
 
 

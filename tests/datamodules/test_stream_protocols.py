@@ -13,6 +13,7 @@ from pvision.datamodules.streams import (
     CIFAR100Stream,
     CUB200Stream,
     DomainNetStream,
+    FashionDigitsAnimalsStream,
     ImageNetAStream,
     ImageNetRStream,
     TinyImageNetStream,
@@ -28,6 +29,7 @@ KINDS = {
         CIFAR100Stream,
         CUB200Stream,
         DomainNetStream,
+        FashionDigitsAnimalsStream,
         ImageNetAStream,
         ImageNetRStream,
         TinyImageNetStream,
@@ -158,12 +160,16 @@ def pixels(preprocessing):
     if p.resize is not None:
         size = p.resize if isinstance(p.resize, int) else "×".join(map(str, p.resize))
         steps.append(f"{size} {p.interpolation}{'' if p.crop in (None, p.resize) else f' → {p.crop}'}")
+    if p.rgb:
+        steps.append("grey as RGB")
     training = {
+        "none": "",
         "flip": "mirror",
         "pad_crop_flip": f"margin {p.padding}, mirror",
         "random_resized_crop": f"part {p.scale[0]:g}–{p.scale[1]:g}, mirror",
     }[p.augment]
-    steps.append(f"train: {training}{f', brightness ±{p.brightness:.3f}' if p.brightness else ''}")
+    if training:
+        steps.append(f"train: {training}{f', brightness ±{p.brightness:.3f}' if p.brightness else ''}")
     in_unit = tuple(p.mean) == (0.0,) and tuple(p.std) == (1.0,)
     steps.append("[0, 1]" if in_unit else f"mean {_numbers(p.mean)}, std {_numbers(p.std)}")
     return "; ".join(steps)
