@@ -4,6 +4,7 @@ from pvision.adapters.adapted import AdaptedModel
 from pvision.adapters.adapter import Adapter, AdapterMethod
 from pvision.adapters.adding import add_adapters
 from pvision.adapters.bottleneck import Bottleneck, BottleneckAdapter
+from pvision.adapters.energy_gated import EnergyGatedLoRA, EnergyGatedLowRank, record_shares
 from pvision.adapters.files import load_adapters, save_adapters
 from pvision.adapters.gated import GatedLoRA, GatedLowRank, shrink_gates
 from pvision.adapters.layer import AdaptedLayer
@@ -21,6 +22,8 @@ __all__ = [
     "AdapterMethod",
     "Bottleneck",
     "BottleneckAdapter",
+    "EnergyGatedLoRA",
+    "EnergyGatedLowRank",
     "GatedLoRA",
     "GatedLowRank",
     "LoRA",
@@ -36,6 +39,7 @@ __all__ = [
     "import_peft",
     "lines_factors",
     "load_adapters",
+    "record_shares",
     "save_adapters",
     "scale_training",
     "shrink_gates",

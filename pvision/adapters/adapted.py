@@ -1,5 +1,6 @@
 """A frozen network with adapters: add, choose, merge, prune and scale them."""
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Self
@@ -71,26 +72,30 @@ class AdaptedModel(AdapterStack):
             blocks=blocks,
         )
         # All are built before any is put in place, so a refusal changes nothing.
-        made = [(place, method.build(place, self.sites.weight_at(place)).to(dtype=dtype)) for place in chosen]
+        made = [(place, method.build(place, self.sites.weight_at(place).to(dtype=dtype))) for place in chosen]
         return self.stack(name, made)
 
     @contextmanager
     def disabled(self) -> Iterator[Self]:
-        """Within the block, compute the network without any adapter; the output is bit by bit the base's."""
+        """Within the block, compute the network without any adapter; the output is bit by bit the base's.
+
+        Afterwards those run again that ran before, as far as they still exist.
+        """
         merged, active = self._merged, self._active
         self.unmerge()
         try:
             yield self.activate()
         finally:
-            self.activate(*active)
-            if merged:
-                self.merge(*merged)
+            self.unmerge().activate(*(name for name in active if name in self._names))
+            if remaining := [name for name in merged if name in self._names]:
+                self.merge(*remaining)
 
     def merge(self, *names: str) -> Self:
         """Add adapters to the weights, so that they cost nothing more: the active ones, or those that are named.
 
         Raises:
-            ConfigError: if one is no change of weights (bottleneck, prefix), is not active, or some are merged already.
+            ConfigError: if one is no change of weights (bottleneck, prefix), is not active, or some are merged already;
+                or if weights are shared with another layer or computed from others, so that none can be written alone.
         """
         self._refuse_merged("merge")
         chosen = self.known(names) if names else self._active
@@ -139,15 +144,39 @@ class AdaptedModel(AdapterStack):
         if len(each) != self.depth:
             raise ConfigError(f"factors must have one value for each of the {self.depth} blocks, but {len(each)} came.")
         checked = [at_least("factors", factor, 0) for factor in each]
+        self._check_additive("scale", chosen)
         adapters = [
             (layer, adapter) for layer in self.layers for name, adapter in layer.adapters.items() if name in chosen
         ]
-        if unfit := {type(adapter).__name__ for _, adapter in adapters if not adapter.additive}:
-            raise ConfigError(f"scale: {sorted(unfit)} cannot be scaled. Name the adapters that can.")
         for layer, adapter in adapters:
             adapter.factor = (
                 at_least("outside", outside, 0) if layer.place.block is None else checked[layer.place.block]
             )
+        return self
+
+    def add_magnitude(self, name: str, *, start: float = 1.0) -> Self:
+        """Multiply what an adapter adds with one trainable number, the same at all of its places.
+
+        It multiplies beside the factors of `scale`, and `merge` and files hold it. `train_only` freezes it unless told
+        otherwise, also where another adapter is added.
+
+        Args:
+            name: the adapter.
+            start: the number's first value.
+
+        Raises:
+            ConfigError: if there is no such adapter, it has a magnitude, is a prefix, nothing is left of it, or
+                ``start`` is no finite number of at least 0.
+        """
+        self._refuse_merged("add_magnitude")
+        self.known((name,))
+        if name in self.magnitudes:
+            raise ConfigError(f"{name!r} has a magnitude. Set that one: magnitudes[{name!r}].")
+        start = at_least("start", start, 0)
+        self._check_additive("add_magnitude", (name,))
+        if not any(name in layer.adapters for layer in self.layers):
+            raise ConfigError(f"add_magnitude: nothing is left of {name!r} after pruning. Remove it.")
+        self.put_magnitude(name, start)
         return self
 
     def get_extra_state(self) -> Tensor:
@@ -160,13 +189,26 @@ class AdaptedModel(AdapterStack):
         rebuilt(self, state)
         self._refresh()
 
+    def _check_additive(self, action: str, names: Collection[str]) -> None:
+        adapters = [adapter for layer in self.layers for name, adapter in layer.adapters.items() if name in names]
+        if unfit := {type(adapter).__name__ for adapter in adapters if not adapter.additive}:
+            raise ConfigError(f"{action}: {sorted(unfit)} cannot be scaled. Name the adapters that can.")
+
     def _check_mergeable(self, names: Collection[str]) -> None:
+        users = Counter(id(one) for module in self.base.modules() for one in module._parameters.values())
         for layer in self.layers:
             for name, adapter in layer.adapters.items():
-                if name in names and not adapter.mergeable:
+                if name not in names:
+                    continue
+                if not adapter.mergeable:
                     kind = type(adapter).__name__
                     raise ConfigError(
                         f"{name!r} is a {kind} at {layer.name}: no change of weights, so it cannot be merged."
+                    )
+                if layer.site.weight is None or users[id(layer.site.weight)] > 1:
+                    raise ConfigError(
+                        f"the weights of {layer.name} are shared with another layer or computed from others, so "
+                        f"{name!r} cannot be merged into them. Leave it unmerged."
                     )
 
 

@@ -7,6 +7,7 @@ from typing import ClassVar, Protocol, Self, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from pvision.adapters.magnitude import Magnitude
 from pvision.adapters.places import Place
 from pvision.errors import ConfigError
 
@@ -26,13 +27,14 @@ class Adapter(nn.Module, ABC):
 
     Attributes:
         factor: what its output is multiplied with; 1 when it is trained. `AdaptedModel.scale` sets it.
-        mergeable: whether it is a change of weights, which `delta_weight` gives.
+        magnitude: a trainable number that its output is multiplied with, too, shared with the other layers of the same
+            adapter, or None. `AdaptedModel.add_magnitude` sets it.
         additive: whether its output is added to the place's, so that `factor` has a meaning.
     """
 
     kind: ClassVar[str] = ""
-    mergeable: ClassVar[bool] = False
     additive: ClassVar[bool] = True
+    magnitude: Magnitude | None
 
     def __init_subclass__(cls, *, kind: str | None = None, **others: object) -> None:
         super().__init_subclass__(**others)
@@ -48,10 +50,16 @@ class Adapter(nn.Module, ABC):
         super().__init__()
         self.in_features, self.out_features = place.in_features, place.out_features
         self.factor = 1.0
+        self.refer_to(None)
+
+    @property
+    def mergeable(self) -> bool:
+        """Whether it is a change of weights now, the one that `delta_weight` gives."""
+        return False
 
     @abstractmethod
     def forward(self, tokens: Tensor) -> Tensor:
-        """Return what is added to the output at the place, before `factor`."""
+        """Return what is added to the output at the place, before `multiplier`."""
 
     @abstractmethod
     def settings(self) -> Mapping[str, Setting]:
@@ -62,14 +70,23 @@ class Adapter(nn.Module, ABC):
     def rebuild(cls, place: Place, settings: Mapping[str, Setting]) -> Self:
         """Return an adapter with these settings; its tensors are then filled from a file."""
 
+    def refer_to(self, magnitude: Magnitude | None) -> None:
+        """Let this number multiply the output; it is not registered here, as it belongs to all layers together."""
+        object.__setattr__(self, "magnitude", magnitude)
+
+    @property
+    def multiplier(self) -> float | Tensor:
+        """What the output is multiplied with: `factor`, times the magnitude where there is one."""
+        return self.factor if self.magnitude is None else self.magnitude.value * self.factor
+
     def contribution(self, tokens: Tensor) -> Tensor:
-        """Return `forward` times `factor`, computed in the adapter's dtype unless autocast chooses another."""
+        """Return `forward` times `multiplier`, computed in the adapter's dtype unless autocast chooses another."""
         own = next(self.parameters()).dtype
         change: Tensor = self(tokens if tokens.dtype == own else tokens.to(own))
-        return change if self.factor == 1 else change * self.factor
+        return change if self.magnitude is None and self.factor == 1 else change * self.multiplier
 
     def delta_weight(self) -> Tensor:
-        """Return the change of weights before `factor`, ``(out_features, in_features)``.
+        """Return the change of weights before `multiplier`, ``(out_features, in_features)``.
 
         Raises:
             ConfigError: if this kind of adapter is no change of weights.

@@ -10,7 +10,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from pvision.adapters.adapted import AdaptedModel
-from pvision.adapters.description import describe
+from pvision.adapters.description import checked_description, describe
 from pvision.errors import ConfigError, DataError
 
 __all__ = ["load_adapters", "save_adapters", "write_tensors"]
@@ -82,13 +82,14 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], *, header: dict[str, s
 
 
 def _tensors(adapted: AdaptedModel, names: tuple[str, ...]) -> dict[str, Tensor]:
-    return {
+    of_layers = {
         f"{layer.name}/{name}/{key}": tensor
         for layer in adapted.layers
         for name, adapter in layer.adapters.items()
         if name in names
         for key, tensor in adapter.state_dict(keep_vars=True).items()
     }
+    return of_layers | {f"magnitudes/{name}": value for name, value in adapted.magnitudes.items() if name in names}
 
 
 def _read(path: Path) -> tuple[dict[str, list[str]], dict[str, Tensor]]:
@@ -100,7 +101,7 @@ def _read(path: Path) -> tuple[dict[str, list[str]], dict[str, Tensor]]:
         raise DataError(f"{path} is damaged ({error}). Save the adapters again.") from None
     if header is None:
         raise DataError(f"{path} was not written by save_adapters. For a folder of PEFT's, use import_peft.")
-    return json.loads(header), tensors
+    return checked_description(header, path), tensors
 
 
 def _checked(path: str | Path) -> Path:

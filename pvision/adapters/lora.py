@@ -74,7 +74,6 @@ class LowRank(Adapter, kind="low_rank"):
         basis: the orthonormal basis of that subspace, ``(in_features, k)``, or None.
     """
 
-    mergeable = True
     basis: Tensor | None
     down: Tensor
 
@@ -86,6 +85,11 @@ class LowRank(Adapter, kind="low_rank"):
         self.up = new_parameter(place.out_features, rank, like=like)
         self.register_buffer("basis", None)
         nn.init.kaiming_uniform_(self.down, a=sqrt(5))
+
+    @property
+    def mergeable(self) -> bool:
+        """Whether it is a change of weights: always."""
+        return True
 
     @property
     def rank(self) -> int:
@@ -145,7 +149,7 @@ class LowRank(Adapter, kind="low_rank"):
             raise ConfigError(
                 "basis must have orthonormal columns. Take them from a QR or singular value decomposition."
             )
-        self.basis = basis.detach().to(self.up).clone()
+        self.basis = _own_copy(basis, like=self.up)
         self.down = new_parameter(self.rank, basis.shape[1], like=self.up).requires_grad_(self.up.requires_grad)
         nn.init.kaiming_uniform_(self.down, a=sqrt(5))
 
@@ -161,7 +165,7 @@ class LowRank(Adapter, kind="low_rank"):
     def keep_ranks(self, alive: Tensor) -> int:
         """Keep the ranks where ``alive`` is true and return how many are gone; parameters are new afterwards."""
         gone = int((~alive).sum())
-        self.up = nn.Parameter(self.up.detach()[:, alive], requires_grad=self.up.requires_grad)
+        self.up = nn.Parameter(self.up.detach()[:, alive].contiguous(), requires_grad=self.up.requires_grad)
         if isinstance(self.down, nn.Parameter):
             self.down = nn.Parameter(self.down.detach()[alive], requires_grad=self.down.requires_grad)
         else:
@@ -192,7 +196,7 @@ class LowRank(Adapter, kind="low_rank"):
         return adapter
 
     def _set_fixed(self, matrix: Tensor) -> None:
-        fixed = matrix.detach().to(self.up).clone()
+        fixed = _own_copy(matrix, like=self.up)
         del self.down
         self.register_buffer("down", fixed)
 
@@ -207,6 +211,11 @@ def check_rank(rank: int, place: Place) -> None:
     if rank > most:
         shape = f"({place.out_features}, {place.in_features})"
         raise ConfigError(f"rank must be at most {most} at {place.name}, whose matrix is {shape}, but {rank} came.")
+
+
+def _own_copy(matrix: Tensor, *, like: Tensor) -> Tensor:
+    """Return a copy laid out row by row, as a file gives it back: products of other layouts round differently."""
+    return matrix.detach().to(like).clone(memory_format=torch.contiguous_format)
 
 
 def _check_shape(name: str, value: Tensor, shape: tuple[int, ...]) -> None:

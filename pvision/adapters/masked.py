@@ -84,7 +84,6 @@ class MaskedUpdate(Adapter, kind="masked_update"):
         index: where, counted along the rows of the matrix, ``(entries,)``.
     """
 
-    mergeable = True
     index: Tensor
 
     def __init__(self, place: Place, *, entries: int, like: Tensor | None = None) -> None:
@@ -92,6 +91,11 @@ class MaskedUpdate(Adapter, kind="masked_update"):
         like = torch.empty(0) if like is None else like
         self.values = new_parameter(entries, like=like)
         self.register_buffer("index", torch.zeros(entries, dtype=torch.int64, device=like.device))
+
+    @property
+    def mergeable(self) -> bool:
+        """Whether it is a change of weights: always."""
+        return True
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return the product of the sparse matrix and tokens, ``(…, in_features)``."""

@@ -84,16 +84,23 @@ def taken_apart(adapted: AdaptedModel, matrix: Matrix, *, out_proj_times: int | 
     name = matrix.key.replace(f".{_OUT}", ".out_proj")
     whole = places.get(f"{name}.in_proj", places.get(name))
     if whole is None:
-        lacking = f"the folder has an adapter for {name}, which this network lacks"
+        lacking = f"the folder has an adapter for {name}, which this network lacks or has as no linear layer"
         raise ConfigError(f"{lacking}. Use the network it was made for.")
     whole_up = matrix.up * _times(matrix.key, matrix.up, out_proj_times)
-    parts, first = [], 0
+    parts: dict[Place, Part] = {}
+    first = 0
     for third, rank in [(name, len(matrix.down))] if matrix.thirds is None else matrix.thirds:
         place, ranks = places.get(third, whole), slice(first, first + rank)
         rows = slice(place.first_row, place.first_row + place.out_features) if place != whole else slice(None)
-        parts.append(Part(place, matrix.down[ranks], whole_up[rows, ranks], matrix.scaling))
+        part = Part(place, matrix.down[ranks], whole_up[rows, ranks], matrix.scaling)
+        parts[place] = part if place not in parts else _sum(parts[place], part)
         first += rank
-    return parts
+    return list(parts.values())
+
+
+def _sum(one: Part, other: Part) -> Part:
+    """Return both parts of one place, which several adapters shared, as one."""
+    return one._replace(down=torch.cat([one.down, other.down]), up=torch.cat([one.up, other.up], 1))
 
 
 def _times(key: str, up: Tensor, out_proj_times: int | None) -> int:
@@ -124,8 +131,10 @@ def _part(place: Place, name: str, adapter: nn.Module) -> Part:
         raise ConfigError(
             f"{name!r} is a {kind} at {place.name}, and PEFT's format takes LoRA only. Name other adapters."
         )
+    if not adapter.mergeable:
+        raise ConfigError(f"{name!r} has a gate at {place.name}, which PEFT's format cannot hold. Switch it off first.")
     down, up = adapter.down_matrix().detach(), adapter.up_matrix().detach()
-    return Part(place, down, up, adapter.scaling * adapter.factor)
+    return Part(place, down, up, adapter.scaling * float(adapter.multiplier))
 
 
 def _stacked(adapted: AdaptedModel, module: str, parts: list[Part]) -> Matrix:

@@ -103,8 +103,8 @@ def _of_linear(name: str, linears: dict[str, nn.Linear], *, owner: nn.Module) ->
     whole = Place(name, role, None, name, layer.in_features, layer.out_features)
     block = _parent(_parent(name)) if role != "linear" else ""
     yield whole, block
-    if role == "qkv" and _in_thirds(owner):
-        rows = layer.out_features // 3
+    rows = layer.out_features // 3
+    if role == "qkv" and _in_thirds(owner, rows):
         for position, third in enumerate("qkv"):
             yield (
                 replace(whole, name=f"{name}.{third}", role=third, out_features=rows, first_row=position * rows),
@@ -112,14 +112,18 @@ def _of_linear(name: str, linears: dict[str, nn.Linear], *, owner: nn.Module) ->
             )
 
 
-def _in_thirds(owner: nn.Module) -> bool:
+def _in_thirds(owner: nn.Module, rows: int) -> bool:
     """Tell whether an attention layer is known to split its fused matrix into queries, keys and values in this order.
 
-    Some give each head its own queries, keys and values side by side. Of code that is not known, nothing is guessed.
+    Some give each head its own queries, keys and values side by side; others (GCViT) have keys and values only, of
+    which the projection after them tells. Of code that is not known, nothing is guessed.
     """
     known = type(owner).__module__.partition(".")[0] in _LIBRARIES
     by_head = bool(getattr(owner, "head_first", False)) or hasattr(owner, "key_dim")
-    return known and not by_head
+    widths = {
+        child.in_features for name, child in owner.named_children() if name in _OUTPUTS and isinstance(child, nn.Linear)
+    }
+    return known and not by_head and (not widths or rows in widths)
 
 
 def _of_parent(name: str, module: nn.Module, linears: dict[str, nn.Linear]) -> Iterator[tuple[Place, str]]:

@@ -17,6 +17,9 @@ __all__ = ["SiteTable"]
 class SiteTable(nn.ModuleDict):
     """The sites of a network by the name of their module, written with ``/`` for ``.``.
 
+    They are in the order of the network, whatever was added first, so that a rebuilt model gives an optimizer its
+    parameters in the same order.
+
     Args:
         base: the network; it is not registered here.
 
@@ -28,9 +31,8 @@ class SiteTable(nn.ModuleDict):
 
     def __init__(self, base: nn.Module) -> None:
         super().__init__()
-        if any(_is_adapted(module) for module in base.modules()):
-            raise ConfigError("the network has adapters already. Add to the AdaptedModel that add_adapters returned.")
         object.__setattr__(self, "base", base)
+        self._check_alone()
 
     def all(self) -> list[Site]:
         """Return the sites."""
@@ -42,10 +44,17 @@ class SiteTable(nn.ModuleDict):
         return tuple(AdaptedLayer(place, sites[place.name]) for place in places if place.name in sites)
 
     def put(self, place: Place, name: str, adapter: Adapter) -> None:
-        """Place one adapter on top of its stack."""
+        """Place one adapter on top of its stack.
+
+        Raises:
+            ConfigError: if another table has adapters in the network.
+        """
+        if not len(self):
+            self._check_alone()
         site = self._at(place.module)
         if site is None:
             site = self._new(place)
+            self._sort()
         site.put(place, name, adapter)
 
     def drop(self, layer: AdaptedLayer, name: str) -> None:
@@ -80,6 +89,15 @@ class SiteTable(nn.ModuleDict):
         if not weight.is_floating_point():
             raise ConfigError(f"{place.name} has weights of {weight.dtype}, but adapters need floating-point weights.")
         return weight.detach()[place.first_row : place.first_row + place.out_features]
+
+    def _check_alone(self) -> None:
+        if any(_is_adapted(module) for module in self.base.modules()):
+            raise ConfigError("the network has adapters already. Add to the AdaptedModel that add_adapters returned.")
+
+    def _sort(self) -> None:
+        for name, _ in self.base.named_modules():
+            if (key := name.replace(".", "/")) in self._modules:
+                self._modules[key] = self._modules.pop(key)
 
     def _at(self, module: str) -> Site | None:
         site = self._modules.get(module.replace(".", "/"))

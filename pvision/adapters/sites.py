@@ -67,10 +67,17 @@ class Site(nn.Module):
 
     def put(self, place: Place, name: str, adapter: Adapter) -> None:
         """Place an adapter on top of those that are there."""
-        self.places[place.role] = place
         if place.role not in self.slots:
+            self.places[place.role] = place
             self.slots[place.role] = nn.ModuleDict()
+            self._sort()
         self.stack(place.role)[name] = adapter
+
+    def _sort(self) -> None:
+        """Order the places by their rows: sums and parameters come in one order, whatever was added first."""
+        ordered = sorted(self.places.values(), key=lambda place: (place.first_row, -place.out_features, place.role))
+        self.places = {place.role: place for place in ordered}
+        self.slots = nn.ModuleDict({role: self.slots[role] for role in self.places})
 
     def stack(self, role: str) -> nn.ModuleDict:
         """Return all adapters of one place by name, the oldest first."""
@@ -116,7 +123,12 @@ class Site(nn.Module):
     def _check_called(self, module: nn.Module, args: Any, output: Any) -> None:
         if not self._called and any(True for _ in self.adapters(self.running)):
             passed_by = f"{type(self.owner).__name__} computes with the weights of {self.name} without calling it"
-            raise ConfigError(f"{passed_by}, so adapters there have no effect. Remove them and target other layers.")
+            # timm's BEiT and EVA have a switch for this.
+            switch = "set its qkv_bias_separate to True, or " if hasattr(self.owner, "qkv_bias_separate") else ""
+            raise ConfigError(
+                f"{passed_by}, so adapters there have no effect. To adapt this network, {switch}remove them and target "
+                "other layers."
+            )
 
     @property
     def weight(self) -> nn.Parameter | None:
@@ -136,12 +148,12 @@ class Site(nn.Module):
         if weight is None or original is None:
             return
         merged = self.merged_weight(names)
-        if merged is None:
-            weight.copy_(original)
-            self.kept = None
-        else:
+        if merged is not None:
             self.kept = original.detach().clone()
             weight.copy_(merged)
+        elif self.kept is not None:  # else nothing is written: a backward pass may still need the weights as they are
+            weight.copy_(self.kept)
+            self.kept = None
 
     @torch.no_grad()
     def absorb(self, names: Collection[str]) -> None:
@@ -156,7 +168,7 @@ class Site(nn.Module):
         for place, adapter in self.adapters(names):
             if original is None or not adapter.mergeable:
                 continue
-            change = adapter.delta_weight().detach() * adapter.factor
+            change = adapter.delta_weight().detach() * adapter.multiplier
             if total is None:
                 total = original.detach().to(torch.promote_types(original.dtype, torch.float32)).clone()
             total[place.first_row : place.first_row + place.out_features] += change.to(total.dtype)

@@ -1,14 +1,16 @@
 """The adapters of a network by name: which there are, which run, which are trained."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Self
 
+import torch
 from torch import nn
 
 from pvision.adapters.adapter import Adapter
-from pvision.adapters.description import new_adapters
+from pvision.adapters.description import new_adapters, new_magnitudes
 from pvision.adapters.layer import AdaptedLayer
+from pvision.adapters.magnitude import Magnitude
 from pvision.adapters.places import Place, find_places
 from pvision.adapters.site_table import SiteTable
 from pvision.errors import ConfigError
@@ -31,8 +33,10 @@ class AdapterStack(nn.Module):
     def __init__(self, base: nn.Module) -> None:
         super().__init__()
         self.base = base.requires_grad_(False)
+        base.zero_grad()
         self.places: tuple[Place, ...] = find_places(base)
         self.sites = SiteTable(base)
+        self._magnitudes = nn.ModuleDict()
         self._names: list[str] = []
         self._active: tuple[str, ...] = ()
         self._merged: tuple[str, ...] = ()
@@ -69,32 +73,59 @@ class AdapterStack(nn.Module):
         self._refresh()
         return self
 
-    def train_only(self, *names: str) -> Self:
-        """Let exactly these adapters require gradients; what a method has fixed in them stays fixed."""
+    @property
+    def magnitudes(self) -> dict[str, nn.Parameter]:
+        """The trainable numbers of adapters that have one, by the name of the adapter."""
+        return {name: one.value for name, one in self._magnitudes.items() if isinstance(one, Magnitude)}
+
+    def train_only(self, *names: str, magnitudes: Collection[str] = ()) -> Self:
+        """Let exactly these adapters require gradients; what a method has fixed in them stays fixed.
+
+        Args:
+            *names: the adapters.
+            magnitudes: the adapters whose magnitude requires gradients, whether or not they do so themselves.
+
+        Raises:
+            ConfigError: if there is no adapter, or no magnitude, of one of these names.
+        """
         chosen = self.known(names)
+        self._check_magnitudes(magnitudes)
+        for name, value in self.magnitudes.items():
+            value.requires_grad_(name in magnitudes)
+            value.grad = value.grad if name in magnitudes else None
         for layer in self.layers:
             for name, adapter in layer.adapters.items():
                 adapter.requires_grad_(name in chosen)
+                if name not in chosen:  # an optimizer that still holds it would go on with an old gradient
+                    adapter.zero_grad()
         return self
 
     def trainable_parameters(self) -> dict[str, nn.Parameter]:
-        """Return the adapters' trainable parameters by place, adapter and name: ``blocks.0.attn.qkv.q/first/up``."""
-        return {
+        """Return the adapters' trainable parameters by place, adapter and name: ``blocks.0.attn.qkv.q/first/up``.
+
+        Trainable magnitudes come last, as ``magnitudes/first``.
+        """
+        of_layers = {
             f"{layer.name}/{name}/{key}": parameter
             for layer in self.layers
             for name, adapter in layer.adapters.items()
             for key, parameter in adapter.named_parameters()
             if parameter.requires_grad
         }
+        values = {f"magnitudes/{name}": value for name, value in self.magnitudes.items() if value.requires_grad}
+        return of_layers | values
 
     def stack(self, name: str, made: Sequence[tuple[Place, Adapter]]) -> Self:
         """Stack adapters that exist already, under one name; they are then the trainable ones.
 
         Raises:
-            ConfigError: if the name is taken or no name, or adapters are merged into the weights.
+            ConfigError: if the name is taken or no name, two adapters are for one place, or some are merged into the
+                weights.
         """
         self._refuse_merged("add")
         self._check_name(name)
+        if len({place.name for place, _ in made}) < len(made):
+            raise ConfigError(f"{name!r} has two adapters for one place. Give them two names.")
         for place, adapter in made:
             self.sites.put(place, name, adapter)
         self._names.append(name)
@@ -112,6 +143,8 @@ class AdapterStack(nn.Module):
                 self.sites.drop(layer, name)
         self._names = [name for name in self._names if name not in chosen]
         self._active = tuple(name for name in self._active if name not in chosen)
+        for name in set(self.magnitudes) & set(chosen):
+            del self._magnitudes[name]
         self.sites.drop_empty()
         self._refresh()
         return self
@@ -148,7 +181,16 @@ class AdapterStack(nn.Module):
         for place, name, adapter in new_adapters(self, description):
             self.sites.put(place, name, adapter)
         self._names += description["names"]
+        new_magnitudes(self, description)
         self.activate(*self._active, *description["active"])
+
+    def put_magnitude(self, name: str, start: float) -> None:
+        """Multiply what an adapter adds with a trainable number that begins at ``start``."""
+        adapters = [layer.adapters[name] for layer in self.layers if name in layer.adapters]
+        like = next((parameter for adapter in adapters for parameter in adapter.parameters()), torch.empty(0))
+        self._magnitudes[name] = magnitude = Magnitude(start, like=like)
+        for adapter in adapters:
+            adapter.refer_to(magnitude)
 
     def _refresh(self) -> None:
         running = tuple(name for name in self._active if name not in self._merged)
@@ -166,12 +208,17 @@ class AdapterStack(nn.Module):
         return tuple(name for name in self._names if name in names)
 
     def _check_name(self, name: str) -> None:
-        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_-]+", name) or hasattr(nn.ModuleDict, name):
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_-]+", name) or hasattr(nn.ModuleDict(), name):
             raise ConfigError(
-                f"name must be letters, digits, - and _, and no method of nn.ModuleDict, but {name!r} came."
+                f"name must be letters, digits, - and _, and no attribute of nn.ModuleDict, but {name!r} came."
             )
         if name in self._names:
             raise ConfigError(f"an adapter named {name!r} exists. Choose another name, or remove that one.")
+
+    def _check_magnitudes(self, names: Collection[str]) -> None:
+        if unknown := [name for name in names if name not in self.magnitudes]:
+            there = ", ".join(self.magnitudes) or "none"
+            raise ConfigError(f"magnitudes: {unknown[0]!r} has none. There are: {there}. Call add_magnitude first.")
 
     def _refuse_merged(self, action: str) -> None:
         if self._merged:

@@ -207,6 +207,146 @@ def test_merging_in_half_precision_restores_the_bits(make_network, randomise):
     assert torch.equal(adapted.unmerge().layers[0].module.weight[:24], weight)
 
 
+@pytest.mark.parametrize("share", [True, False])
+def test_weights_that_cannot_be_written_alone_are_not_merged(make_network, images, randomise, share):
+    network = make_network()
+    if share:
+        network.blocks[1].mlp.fc1.weight = network.blocks[0].mlp.fc1.weight
+    else:
+        nn.utils.parametrizations.weight_norm(network.blocks[0].mlp.fc1)
+    adapted = randomise(add_adapters(network, LoRA(rank=2), targets="fc1"))
+    before = adapted(images)
+    for attempt in (adapted.merge, lambda: adapted.absorb("adapter")):
+        with pytest.raises(ConfigError, match=r"blocks\.0\.mlp\.fc1 are shared with another layer or computed"):
+            attempt()
+    assert adapted.merged == ()
+    assert torch.equal(adapted(images), before)
+
+
+def test_a_frozen_adapter_stays_where_an_older_optimizer_holds_its_gradient(make_network, images, randomise):
+    adapted = add_adapters(make_network(), LoRA(rank=2), name="first").add_magnitude("first", start=0.5)
+    randomise(adapted)
+    optimizer = torch.optim.AdamW(adapted.parameters(), lr=0.1, weight_decay=0.1)
+    adapted(images).square().mean().backward()
+    old = {name: parameter.clone() for name, parameter in adapted.trainable_parameters().items()}
+    adapted.add(LoRA(rank=2), name="second")
+    optimizer.step()
+    adapted.train_only("first", magnitudes=["first"])
+    assert all(torch.equal(parameter, old[name]) for name, parameter in adapted.trainable_parameters().items())
+    adapted(images).square().mean().backward()
+    optimizer.step()
+    assert not any(torch.equal(parameter, old[name]) for name, parameter in adapted.trainable_parameters().items())
+
+
+def test_a_network_that_was_being_trained_is_frozen_with_its_gradients(make_network, images):
+    network = make_network()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=0.1, weight_decay=0.1)
+    network(images).square().mean().backward()
+    before = copy.deepcopy(network.state_dict())
+    add_adapters(network, LoRA(rank=2))
+    optimizer.step()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+
+
+def test_a_teacher_may_run_between_forward_and_backward(network, images, randomise):
+    adapted = randomise(add_adapters(network, LoRA(rank=2), targets=EVERYWHERE))
+    student = adapted(images)
+    with adapted.disabled(), torch.no_grad():
+        teacher = adapted(images)
+    (student - teacher).square().mean().backward()
+    assert all(parameter.grad is not None for parameter in adapted.trainable_parameters().values())
+
+
+def test_what_happens_while_disabled_is_put_right_afterwards(make_network, images, randomise):
+    adapted = randomise(add_adapters(make_network(), LoRA(rank=2), name="first").add(LoRA(rank=2), name="second"))
+    before = adapted(images)
+    with pytest.raises(ZeroDivisionError), adapted.disabled():
+        raise ZeroDivisionError
+    assert torch.equal(adapted(images), before)
+    with adapted.disabled():
+        adapted.activate("second").merge()
+    assert (adapted.merged, adapted.active) == ((), ("first", "second"))
+    assert torch.equal(adapted(images), before)
+    adapted.merge()
+    with adapted.disabled():
+        adapted.remove("second")
+    assert (adapted.merged, adapted.active) == (("first",), ("first",))
+
+
+def test_full_precision_adapters_are_made_in_full_precision(make_network):
+    adapted = add_adapters(make_network().bfloat16(), LoRA(rank=2), dtype=torch.float32)
+    down = adapted.layers[0].adapters["adapter"].down
+    assert not torch.equal(down, down.bfloat16().float()), "not rounded to the network's dtype first"
+
+
+def test_a_copy_has_hooks_of_its_own(network, images, randomise):
+    adapted = randomise(add_adapters(network, LoRA(rank=2), targets=EVERYWHERE))
+    before, other = adapted(images), copy.deepcopy(adapted)
+    own = {id(module) for module in other.modules()}
+    callers = [hook for module in other.base.modules() for hook in module._forward_hooks.values()]
+    assert callers
+    assert all(id(hook.__self__) in own for hook in callers)
+    other.remove("adapter")
+    assert not any(module._forward_hooks or "forward" in vars(module) for module in other.base.modules())
+    assert torch.equal(adapted(images), before)
+
+
+def test_hooks_do_not_pile_up(network, images):
+    def count() -> int:
+        return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in network.modules())
+
+    adapted = add_adapters(network, LoRA(rank=2), name="first")
+    one = count()
+    for number in range(3):
+        adapted.add(LoRA(rank=2), name=f"other{number}")
+        adapted.remove(f"other{number}")
+    adapted.merge().unmerge()
+    assert count() == one
+    adapted.absorb("first")
+    assert count() == 0
+
+
+@pytest.mark.slow
+def test_a_compiled_model_computes_the_same(make_network, images, randomise):
+    adapted = randomise(add_adapters(make_network(), LoRA(rank=2), name="first").add(GatedLoRA(rank=2), name="second"))
+    adapted.add_magnitude("first", start=0.5)
+    torch.compiler.reset()
+    compiled = torch.compile(adapted, backend="eager", fullgraph=True)
+    with torch.no_grad():
+        assert (compiled(images) - adapted(images)).abs().max() <= 1e-6
+        both = compiled(images)
+        adapted.activate("second")
+        assert (compiled(images) - adapted(images)).abs().max() <= 1e-6, "what was chosen since is seen"
+        assert not torch.equal(compiled(images), both)
+
+
+def test_recomputed_activations_give_the_same_gradients(make_network, images, randomise):
+    network = make_network().train()
+    adapted = randomise(add_adapters(network, LoRA(rank=2), targets=EVERYWHERE))
+    adapted(images).square().mean().backward()
+    expected = [parameter.grad.clone() for parameter in adapted.trainable_parameters().values()]
+    adapted.zero_grad()
+    network.set_grad_checkpointing(True)
+    adapted(images).square().mean().backward()
+    grads = [parameter.grad for parameter in adapted.trainable_parameters().values()]
+    assert all(torch.allclose(one, two, atol=1e-7) for one, two in zip(grads, expected, strict=True))
+
+
+def test_gradients_of_single_images_can_be_taken(images, randomise):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(768, 6), nn.GELU(), nn.Linear(6, 5))
+    adapted = add_adapters(network, GatedLoRA(rank=2), targets=".*").add_magnitude("adapter", start=0.5)
+    randomise(adapted)
+    trained = {name: one.detach() for name, one in adapted.named_parameters() if one.requires_grad}
+
+    def loss(parameters: dict[str, torch.Tensor], image: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(adapted, parameters, (image[None],)).square().sum()
+
+    each = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(trained, images)
+    adapted(images).square().sum().backward()
+    for name, parameter in adapted.named_parameters():
+        assert name not in trained or torch.allclose(each[name].sum(0), parameter.grad, rtol=1e-4, atol=1e-4)
+
+
 def test_layers_say_what_they_are(make_network):
     layers = add_adapters(make_network(), LoRA(rank=2), targets=("v", "fc1"), blocks=[1]).layers
     facts = [(one.name, one.place.role, one.place.block, tuple(one.weight.shape), set(one.adapters)) for one in layers]
@@ -228,6 +368,11 @@ def test_a_layers_input_can_be_watched(network, images):
     assert [tuple(tokens.shape) for tokens in seen] == [(6, 5, 24)] * 2
 
 
+def _twice(adapted: AdaptedModel):
+    layer = adapted.layers[0]
+    return [(layer.place, LoRA(rank=2).build(layer.place, layer.weight)) for _ in range(2)]
+
+
 def _refusals(adapted: AdaptedModel):
     yield "Call unmerge", lambda: adapted.merge().add(LoRA(rank=2), name="other")
     yield "Call unmerge", lambda: adapted.activate("adapter")
@@ -237,6 +382,8 @@ def _refusals(adapted: AdaptedModel):
     yield "no adapter 'other'. There are: adapter", lambda: adapted.unmerge().activate("other")
     yield "name must be letters", lambda: adapted.add(LoRA(rank=2), name="a.b")
     yield "name must be letters", lambda: adapted.add(LoRA(rank=2), name="keys")
+    yield "name must be letters", lambda: adapted.add(LoRA(rank=2), name="training")
+    yield "two adapters for one place", lambda: adapted.stack("other", _twice(adapted))
     yield "exists. Choose another", lambda: adapted.add(LoRA(rank=2))
     yield "method must be the settings", lambda: adapted.add(LoRA, name="other")
     yield "method must be the settings", lambda: adapted.add("lora", name="other")
@@ -279,7 +426,10 @@ def test_a_network_is_adapted_by_one_model_only(network):
     with pytest.raises(ConfigError, match="Add to the AdaptedModel"):
         add_adapters(network, LoRA(rank=2), name="other")
     adapted.remove("adapter")
+    other = AdaptedModel(network)
     assert add_adapters(network, LoRA(rank=2)).names == ("adapter",)
+    with pytest.raises(ConfigError, match="Add to the AdaptedModel"):
+        other.add(LoRA(rank=2))
 
 
 def test_integer_weights_are_refused_by_name(make_network):

@@ -76,12 +76,15 @@ def test_stacks_gates_ranks_and_factors_become_one_lora(network, images, randomi
     untouched = copy.deepcopy(network.double())
     adapted = add_adapters(network, LoRA(rank=2, alpha=3), name="first", targets=("q", "o"))
     adapted.add(GatedLoRA(rank=3), name="second", targets=("q", "v", "fc1"), blocks=[0, 2])
-    randomise(adapted).scale((0.5, 1.0, 1.5))
+    randomise(adapted).scale((0.5, 1.0, 1.5)).add_magnitude("second", start=0.7)
     with torch.no_grad():
         expected = adapted(images.double())
         adapted.merge()
         export_peft(adapted, tmp_path, out_proj_times=times)
+        back = import_peft(copy.deepcopy(untouched), tmp_path, out_proj_times=times)
+        assert (back(images.double()) - expected).abs().max() <= 1e-12
         assert (in_peft(untouched, tmp_path)(images.double()) - expected).abs().max() <= 1e-12
+    assert {layer.adapters["adapter"].rank for layer in back.layers if layer.place.role == "q"} == {2, 2 + 3}
 
 
 def test_named_adapters_only_are_exported(make_network, images, randomise, tmp_path):

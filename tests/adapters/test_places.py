@@ -156,3 +156,31 @@ def test_a_linear_layer_anywhere_can_be_adapted():
 def test_a_long_listing_stays_short():
     places = [Place(f"layer{chr(97 + n % 26)}{n}x", "linear", None, "m", 1, 1) for n in range(100)]
     assert listed(places).endswith("and 60 more")
+
+
+def test_timms_beit_says_which_switch_lets_it_be_adapted():
+    timm = pytest.importorskip("timm")
+    beit = timm.models.beit.Beit(
+        img_size=16, patch_size=8, embed_dim=24, depth=2, num_heads=3, num_classes=5, use_rel_pos_bias=False
+    ).eval()
+    adapted, images = add_adapters(beit, LoRA(rank=2)), torch.randn(2, 3, 16, 16)
+    with pytest.raises(ConfigError, match="set its qkv_bias_separate to True"):
+        adapted(images)
+    for block in beit.blocks:
+        block.attn.qkv_bias_separate = True
+    torch.nn.init.normal_(beit.head.weight)
+    for layer in adapted.layers:
+        torch.nn.init.normal_(layer.adapters["adapter"].up)
+    with torch.no_grad():
+        unmerged = adapted(images)
+        with adapted.disabled():
+            assert (adapted(images) - unmerged).abs().max() > 1e-3
+        assert (adapted.merge()(images) - unmerged).abs().max() <= 2e-5
+
+
+def test_keys_and_values_alone_are_no_three_thirds():
+    timm = pytest.importorskip("timm")
+    attention = timm.models.gcvit.WindowAttentionGlobal(12, num_heads=3, window_size=(2, 2), use_global=True)
+    assert attention.qkv.out_features == 24, "two thirds, and yet divisible by three"
+    places = find_places(nn.ModuleDict({"blocks": nn.ModuleList([nn.ModuleDict({"attn": attention})])}))
+    assert not {"q", "k", "v"} & {place.role for place in places}

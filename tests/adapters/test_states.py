@@ -176,3 +176,77 @@ def test_an_unknown_kind_asks_for_its_module(make_network, tmp_path, monkeypatch
     monkeypatch.delitem(ADAPTER_KINDS, "bottleneck")
     with pytest.raises(ConfigError, match="Import the module that defines it"):
         load_adapters(make_network(), path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (rb"\"format\": 1", rb"\"format\": 2", "has format 2, but this version reads 1"),
+        (rb"\"names\"", rb"\"nemas\"", "describes no adapters"),
+        (rb"\"settings\": {\"rank\"", rb"\"settings\": {\"rink\"", "settings of the low_rank at .* are damaged"),
+        (rb"\"dtype\": \"float32\"", rb"\"dtype\": \"float99\"", "are damaged"),
+    ],
+)
+def test_a_damaged_header_is_refused_in_one_sentence(make_network, tmp_path, old, new, message):
+    path = tmp_path / "a.safetensors"
+    save_adapters(add_adapters(make_network(), LoRA(rank=2)), path)
+    content = path.read_bytes()
+    assert old in content
+    path.write_bytes(content.replace(old, new))
+    network = make_network()
+    with pytest.raises(DataError, match=message):
+        load_adapters(network, path)
+    assert not any(module._forward_hooks for module in network.modules())
+
+
+def test_parameters_come_back_in_one_order_whatever_was_added_and_removed(network, images, randomise):
+    adapted = add_adapters(network, LoRA(rank=2), name="gone", targets="fc1").add(LoRA(rank=2), name="v", targets="v")
+    adapted.add(LoRA(rank=2), name="more", targets=("fc2", "q", "v", "fc1"), blocks=[1, 2]).remove("gone")
+    randomise(adapted).train_only("more", "v")
+    expected, state = adapted(images), copy.deepcopy(adapted.state_dict())
+    names = [name for name, parameter in adapted.named_parameters() if parameter.requires_grad]
+    adapted.remove(*adapted.names)
+    other = AdaptedModel(adapted.base)
+    other.load_state_dict(state)
+    assert [name for name, parameter in other.named_parameters() if parameter.requires_grad] == names
+    assert torch.equal(other(images), expected), "sums are taken in one order, too"
+
+
+def test_a_run_that_stops_inside_an_experience_goes_on_bit_by_bit(make_network, images, randomise):
+    def steps(adapted: AdaptedModel, optimizer: torch.optim.Optimizer, count: int) -> None:
+        for _ in range(count):
+            optimizer.zero_grad()
+            adapted(images).square().mean().backward()
+            optimizer.step()
+
+    def new_optimizer(adapted: AdaptedModel) -> torch.optim.Optimizer:
+        return torch.optim.AdamW([one for one in adapted.parameters() if one.requires_grad], lr=0.01, weight_decay=0.1)
+
+    adapted = randomise(add_adapters(make_network(), LoRA(rank=2), name="gone", targets="fc1"))
+    adapted.add(LoRA(rank=3), name="frozen").add(GatedLoRA(rank=2), name="new", targets=("q", "fc1")).remove("gone")
+    for layer in adapted.layers:
+        if "new" in layer.adapters and layer.place.role == "q":
+            layer.adapters["new"].confine_to(torch.eye(24)[:, :5])
+    optimizer = new_optimizer(adapted)
+    steps(adapted, optimizer, 3)
+    states = copy.deepcopy((adapted.state_dict(), optimizer.state_dict()))
+    steps(adapted, optimizer, 3)
+    resumed = AdaptedModel(make_network(seed=5))
+    resumed.load_state_dict(states[0])
+    optimizer = new_optimizer(resumed)
+    optimizer.load_state_dict(states[1])
+    steps(resumed, optimizer, 3)
+    assert torch.equal(resumed(images), adapted(images))
+
+
+def test_a_basis_laid_out_by_columns_gives_the_same_bits_after_loading(make_network, images, randomise):
+    adapted = randomise(add_adapters(make_network(), LoRA(rank=3)))
+    orthonormal = torch.linalg.qr(torch.randn(24, 9, generator=torch.Generator().manual_seed(0))).Q
+    for layer in adapted.layers:
+        adapter = layer.adapters["adapter"]
+        adapter.confine_to(orthonormal) if layer.place.role == "q" else adapter.fix_down(orthonormal[:, :3].T)
+    randomise(adapted)
+    other = AdaptedModel(make_network())
+    other.load_state_dict(adapted.state_dict())
+    assert torch.equal(other(images), adapted(images))
+    assert all(tensor.is_contiguous() for tensor in adapted.sites.state_dict().values() if tensor.ndim == 2)

@@ -38,7 +38,9 @@ class SmallData:
     Images of a class lie around a template of its own.
     """
 
-    def __init__(self, experience: Experience, *, rank: int = 0, world: int = 1, total: int = 3, size: int = 24) -> None:
+    def __init__(
+        self, experience: Experience, *, rank: int = 0, world: int = 1, total: int = 3, size: int = 24
+    ) -> None:
         self.experience, self.experiences, self.task_aware = experience, total, False
         self.rank, self.world = rank, world
         generator = torch.Generator().manual_seed(100 + experience.index)
@@ -80,7 +82,10 @@ def train(
 ) -> float:
     """Take steps of AdamW on the whole experience, on as many processes as there are; return the last loss."""
     method.train()
-    optimizer = torch.optim.AdamW(method.parameter_groups(), lr=lr, weight_decay=weight_decay)
+    groups = method.parameter_groups()
+    if not groups:
+        return 0.0
+    optimizer = torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay)
     model = DistributedDataParallel(_Loss(method)) if data.world > 1 else _Loss(method)
     loss = torch.zeros(())
     for _ in range(steps):
@@ -161,7 +166,7 @@ def check_state_round_trip(make: Make, *, experiences: int = 2) -> None:
     assert torch.equal(again(images()), method(images()))
 
 
-class Cut(Exception):
+class CutError(Exception):
     """What stops a run."""
 
 
@@ -171,7 +176,7 @@ class _Cutting(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if trainer.datamodule.current == self.experience and trainer.global_step == self.batch:
-            raise Cut
+            raise CutError
 
 
 def _run(folder: Path, make: Make, *callbacks: pl.Callback, ckpt_path: Path | None = None) -> dict[str, Any]:
@@ -193,12 +198,18 @@ def _run(folder: Path, make: Make, *callbacks: pl.Callback, ckpt_path: Path | No
     return copy.deepcopy(dict(module.state_dict()))
 
 
-def check_resumes(make: Make, folder: Path) -> None:
-    """Check that a run along digits, cut off within the second experience, ends bit by bit as one that was not."""
+def check_resumes(make: Make, folder: Path, *, cutting: pl.Callback | None = None) -> None:
+    """Check that a run along digits, cut off within the second experience, ends bit by bit as one that was not.
+
+    Args:
+        make: makes the method.
+        folder: where the runs write.
+        cutting: what cuts it off by raising `Cut`; None for an end in mid-training.
+    """
     unbroken = _run(folder / "unbroken", make)
     try:
-        _run(folder / "cut", make, _Cutting(1, 5))
-    except Cut:
+        _run(folder / "cut", make, cutting or _Cutting(1, 5))
+    except CutError:
         resumed = _run(folder / "cut", make, ckpt_path=folder / "cut")
     else:
         raise AssertionError("the run was not cut off")
