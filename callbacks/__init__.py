@@ -5,6 +5,7 @@ if __name__ != "pvision.callbacks":
 
 from pvision.callbacks.exemplar_free import ExemplarFree
 from pvision.callbacks.forgetting_metrics import ForgettingMetrics
+from pvision.callbacks.interference_certificate import InterferenceCertificate
 from pvision.callbacks.prediction_writer import PredictionWriter
 from pvision.callbacks.privacy_accounting import PrivacyAccounting
 from pvision.callbacks.run_summary import RunSummary
@@ -14,6 +15,7 @@ from pvision.callbacks.training_cost import TrainingCost
 __all__ = [
     "ExemplarFree",
     "ForgettingMetrics",
+    "InterferenceCertificate",
     "PredictionWriter",
     "PrivacyAccounting",
     "RunSummary",

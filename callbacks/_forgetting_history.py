@@ -50,13 +50,17 @@ class History:
         """Return a matrix with all it holds."""
         return self._matrices.get(kind) or AccuracyMatrix(1)
 
-    def accuracy(self, kind: str = "agnostic") -> Floats:
-        """Return R, ``(T, T)``: as many columns as rows, NaN where nothing was measured.
+    def table(self, kind: str = "agnostic") -> Floats:
+        """Return all that was measured, ``(T, columns)``, NaN where nothing was.
 
         Where records were counted, those of classes forgotten on request count in no row: what the model was asked to
         forget is not what it forgot.
         """
-        table = self.matrix(kind).accuracy(without=self.forgotten_classes)
+        return self.matrix(kind).accuracy(without=self.forgotten_classes)
+
+    def accuracy(self, kind: str = "agnostic") -> Floats:
+        """Return R, ``(T, T)``: of the `table` as many columns as rows."""
+        table = self.table(kind)
         rows, columns = table.shape
         square = np.full((rows, rows), np.nan)
         square[:, :columns] = table[:, :rows]
@@ -94,7 +98,7 @@ class History:
 
     def note(self, *, row: int, step: int) -> None:
         """Keep what the last evaluation within a fit measured, for the curve between the ends of experiences."""
-        accuracy = self.matrix().accuracy()
+        accuracy = self.table()
         values = accuracy[row] if row < len(accuracy) else []
         self.during.append({"row": row, "step": step, "accuracy": [float(value) for value in values]})
 

@@ -88,7 +88,7 @@ def scalars(history: History, row: int) -> dict[str, float]:
     """Return the accuracy on each experience in one row."""
     values = {}
     for kind in history.kinds:
-        accuracy = history.matrix(kind).accuracy()
+        accuracy = history.table(kind)
         for column, value in enumerate(accuracy[row] if row < len(accuracy) else ()):
             values[_key(f"continual/accuracy/experience_{column}", kind)] = float(value)
     return values
@@ -205,19 +205,20 @@ def _csv(history: History) -> str:
 
 def _record(history: History, extras: Extras, source: str) -> dict[str, Any]:
     matrix = history.matrix()
-    counts = matrix.counts()
+    counts = history.counts()
     rows = matrix.rows
     values = metrics_of(history, extras)
     return {
         "source": source,
         "experiences": _names(history, matrix.columns),
-        "accuracy": _plain(matrix.accuracy()),
+        "accuracy": _plain(history.table()),
         "baseline": _plain(history.baseline()),
         "counts": None if counts is None else counts.tolist(),
         "per_class": None if counts is None else _plain(matrix.per_class()),
         "confusion": _confusion(matrix.confusion(rows - 1) if rows else None),
-        "task_aware": _plain(history.matrix("task_aware").accuracy()) if "task_aware" in history.kinds else None,
+        "task_aware": _plain(history.table("task_aware")) if "task_aware" in history.kinds else None,
         "forgotten": list(history.forgotten),
+        "forgotten_classes": list(history.forgotten_classes),
         "events": _plain(history.events),
         "during_fits": _plain(history.during),
         "metrics": {key: {"value": _plain(value), **_about(key)} for key, value in values.items()},

@@ -10,9 +10,10 @@ import torch
 from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
+from pvision.callbacks._batch_images import images_in
 from pvision.callbacks._forgetting_stream import IsStream
-from pvision.callbacks.training_cost import _images
 from pvision.errors import ConfigError
 
 __all__ = ["Forward", "batches_of", "evaluating", "prepared", "run_images"]
@@ -24,6 +25,7 @@ Forward = Callable[[pl.LightningModule, Any], Any]
 def evaluating(trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[None]:
     """Let the module see records as in an evaluation, without gradients; modes and generators stay as they were."""
     training = {one: one.training for one in module.modules()}
+    generators = {one: one.get_state() for one in _generators_of(trainer)}
     module.eval()
     try:
         # What is kept must not be bound to the inference mode of Lightning's evaluations.
@@ -33,6 +35,17 @@ def evaluating(trainer: pl.Trainer, module: pl.LightningModule) -> Iterator[None
     finally:
         for one, mode in training.items():
             one.training = mode
+        for generator, state in generators.items():
+            generator.set_state(state)
+
+
+def _generators_of(trainer: pl.Trainer) -> Iterator[torch.Generator]:
+    """Yield the generators that belong to the training loaders: a further pass must not change what comes next."""
+    for loader in tree_leaves(trainer.train_dataloader):
+        for owner in (loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)):
+            generator = getattr(owner, "generator", None)
+            if isinstance(generator, torch.Generator):
+                yield generator
 
 
 def batches_of(trainer: pl.Trainer, stream: IsStream | None, *, most: int | None) -> Iterator[Any]:
@@ -70,7 +83,7 @@ def run_images(module: pl.LightningModule, batch: Any, forward: Forward | None) 
     if forward is not None:
         forward(module, batch)
         return
-    images = batch if isinstance(batch, Tensor) else _images(batch)
+    images = batch if isinstance(batch, Tensor) else images_in(batch)
     if images is None:
         raise ConfigError(
             f"InterferenceCertificate found no tensor of images in a batch ({type(batch).__name__}). Say how the "

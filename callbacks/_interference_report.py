@@ -27,7 +27,8 @@ class Row:
         rank: directions in the memory before the experience.
         dim: entries of an input.
         inputs: how many old inputs the second moments are of.
-        token_margin: the largest excess of change over bound among inputs that the user's images gave; None without.
+        token_margin: the largest excess of change over bound among the inputs that the user's images have after the
+            update; None without.
     """
 
     experience: int

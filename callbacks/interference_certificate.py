@@ -1,7 +1,7 @@
 """How far each update of each linear layer moves what the model computed before, in any Lightning project."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -12,6 +12,13 @@ from typing_extensions import override
 
 from pvision.callbacks._forgetting_stream import stream_of
 from pvision.callbacks._interference_passes import Forward, batches_of, evaluating, prepared, run_images
+from pvision.callbacks._interference_promises import (
+    HasLinearPart,
+    HasSubspaceMemory,
+    claims_privacy,
+    linear_part_of,
+    promised_bases,
+)
 from pvision.callbacks._interference_report import Row, largest, metrics_of, write_files
 from pvision.callbacks._runs import copy_to_mlflow
 from pvision.callbacks.privacy_accounting import PrivacyAccounting
@@ -27,16 +34,7 @@ from pvision.training.run_files import is_trial, run_folder, run_loggers
 from pvision.training.streams.consolidation import Consolidation
 from pvision.training.trainer_parts import callbacks_of
 
-__all__ = ["HasSubspaceMemory", "InterferenceCertificate"]
-
-
-@runtime_checkable
-class HasSubspaceMemory(Protocol):
-    """A module that promises to keep its updates out of a memory of its own."""
-
-    @property
-    def subspace_memory(self) -> SubspaceMemory:
-        """The memory as it was before the experience; each name is that of a layer in the module, or its end."""
+__all__ = ["HasLinearPart", "HasSubspaceMemory", "InterferenceCertificate"]
 
 
 class InterferenceCertificate(Callback):
@@ -59,7 +57,8 @@ class InterferenceCertificate(Callback):
         tolerance: by how much the change may exceed its bound, before the run fails; 1e-9 suits float64 weights, 1e-5
             float32. None reports only: right for methods that promise nothing.
         max_batches: batches of each process and experience that are looked at; None for all.
-        images: ``(N, C, H, W)`` of earlier experiences: for them the bound is checked input by input, too.
+        images: ``(N, C, H, W)`` of earlier experiences: for what the layers get of them after the update, the bound
+            is checked input by input, too.
         forward: how the module sees a batch; None calls ``module(images)`` with the first images in it.
 
     Raises:
@@ -96,7 +95,6 @@ class InterferenceCertificate(Callback):
         self._weights: dict[str, Tensor] = {}
         self._memory = SubspaceMemory({}, compact=True)
         self._promised: dict[str, Tensor] = {}
-        self._inputs: dict[str, Tensor] = {}
         self._fits, self._concluded, self._stage = 0, -1, ""
 
     def summary_metrics(self) -> Mapping[str, float]:
@@ -112,6 +110,7 @@ class InterferenceCertificate(Callback):
             "old": {name: features.state_dict() for name, features in self._old.items()},
             "weights": dict(self._weights),
             "memory": self._memory.state_dict(),
+            "promised": dict(self._promised),
         }
 
     @override
@@ -120,7 +119,7 @@ class InterferenceCertificate(Callback):
             return  # a checkpoint that is evaluated may be older than what this object has seen since
         self._fits, self._concluded = state_dict["fits"], state_dict["concluded"]
         self.rows = [Row(**row) for row in state_dict["rows"]]
-        self._weights = dict(state_dict["weights"])
+        self._weights, self._promised = dict(state_dict["weights"]), dict(state_dict["promised"])
         self._old = {}
         for name, state in state_dict["old"].items():
             self._old[name] = FeatureFactor(state["factor"].shape[1])
@@ -132,7 +131,7 @@ class InterferenceCertificate(Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self._stage = stage
         private = any(isinstance(one, TrainPrivately | PrivacyAccounting) for one in callbacks_of(trainer))
-        if private or isinstance(getattr(pl_module, "privacy", None), PrivacySpec):
+        if private or isinstance(getattr(pl_module, "privacy", None), PrivacySpec) or claims_privacy(pl_module):
             raise PrivacyError(
                 "InterferenceCertificate writes numbers and second moments that come from training records without "
                 "noise, so it would void the guarantee of private training. Leave it out."
@@ -141,10 +140,10 @@ class InterferenceCertificate(Callback):
     @override
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         layers = find_linears(pl_module, self.layers)
-        with evaluating(trainer, pl_module):
+        with evaluating(trainer, pl_module), linear_part_of(pl_module):
             for layer in layers.values():
                 affine_map(layer)  # refuses what is not linear before hours of training
-        self._promised = _promised(pl_module, list(layers))
+        self._promised = promised_bases(pl_module, list(layers))
 
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -165,12 +164,16 @@ class InterferenceCertificate(Callback):
         index = self._fits if stream is None else stream.current
         layers = find_linears(module, self.layers)
         with evaluating(trainer, module):
-            weights = {name: affine_map(layer).cpu() for name, layer in layers.items()}
-            rows = [self._row(index, name, weights[name]) for name in self._comparable(weights)]
+            with linear_part_of(module):
+                weights = {name: affine_map(layer).cpu() for name, layer in layers.items()}
+            comparable = self._comparable(weights)
+            inputs = self._inputs_of_images(trainer, module, {name: layers[name] for name in comparable})
+            rows = [self._row(index, name, weights[name], inputs.get(name)) for name in comparable]
             rows = trainer.strategy.broadcast(rows)
             if stream is None or stream.experiences[index].kind == "learn":
                 self._remember(trainer, module, layers)
         self._weights, self._concluded, self._fits = weights, index, self._fits + 1
+        self._promised = promised_bases(module, list(layers))  # not every event of a stream begins with a fit
         self._publish(trainer, index, rows)
 
     def _comparable(self, weights: Mapping[str, Tensor]) -> list[str]:
@@ -181,11 +184,20 @@ class InterferenceCertificate(Callback):
                 del self._old[name]
         return [name for name in weights if name in self._old]
 
-    def _row(self, index: int, name: str, after: Tensor) -> Row:
+    def _inputs_of_images(
+        self, trainer: pl.Trainer, module: pl.LightningModule, layers: Mapping[str, nn.Module]
+    ) -> dict[str, Tensor]:
+        if self._images is None or not layers:
+            return {}
+        with InputRecorder(layers) as recorded:
+            run_images(module, prepared(trainer, self._images), self._forward)
+        flat = {name: [one.flatten(0, -2) for one in given] for name, given in recorded.inputs.items()}
+        return {name: torch.cat(given).cpu() for name, given in flat.items()}
+
+    def _row(self, index: int, name: str, after: Tensor, inputs: Tensor | None) -> Row:
         before, old = self._weights[name], self._old[name]
         basis = self._promised[name] if name in self._promised else self._memory[name].basis()
         found = interference(before, after, old, basis)
-        inputs = self._inputs.get(name)
         return Row(
             experience=index,
             layer=name,
@@ -212,11 +224,6 @@ class InterferenceCertificate(Callback):
                 self._memory.add(name, dim)
             self._old[name].merge(seen)
             self._memory[name].update(seen.leading(dim), energy=self.energy)
-        if self._images is not None:
-            with InputRecorder(layers) as recorded:
-                run_images(module, prepared(trainer, self._images), self._forward)
-            flat = {name: [one.flatten(0, -2) for one in given] for name, given in recorded.inputs.items()}
-            self._inputs = {name: torch.cat(given).cpu() for name, given in flat.items()}
 
     def _publish(self, trainer: pl.Trainer, index: int, rows: Sequence[Row]) -> None:
         if not rows:
@@ -242,24 +249,3 @@ class InterferenceCertificate(Callback):
 
 def _consolidates(trainer: pl.Trainer) -> bool:
     return any(isinstance(one, Consolidation) for one in callbacks_of(trainer))
-
-
-def _promised(module: pl.LightningModule, chosen: Sequence[str]) -> dict[str, Tensor]:
-    """Return the module's own memory as it is before the experience, by the names of layers.
-
-    Raises:
-        ConfigError: if a name in the memory fits no layer, or several.
-    """
-    if not isinstance(module, HasSubspaceMemory) or not isinstance(module.subspace_memory, SubspaceMemory):
-        return {}
-    memory = module.subspace_memory
-    names, found = list(find_linears(module)), {}
-    for own in memory:
-        matching = [name for name in names if name == own or name.endswith(f".{own}")]
-        if len(matching) != 1:
-            raise ConfigError(
-                f"The layer {own!r} of subspace_memory must be one linear layer of the module, but it fits "
-                f"{', '.join(matching) or 'none'}. There are: {', '.join(names)}."
-            )
-        found[matching[0]] = memory[own].basis()
-    return {name: basis for name, basis in found.items() if name in chosen}

@@ -12,9 +12,10 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor, nn
+from torch import nn
 from typing_extensions import override
 
+from pvision.callbacks._batch_images import images_in
 from pvision.callbacks._provenance import peak_memory
 from pvision.callbacks._runs import copy_to_mlflow
 from pvision.continual.cost import NOT_COUNTED, ForwardCost, forward_cost, tensor_bytes, tensors_in
@@ -23,8 +24,6 @@ from pvision.files import write_whole
 from pvision.training.run_files import is_trial, run_folder
 
 __all__ = ["TrainingCost"]
-
-_IMAGE_NAMES = ("image", "images", "pixel_values", "video", "input", "inputs", "x")
 
 
 class TrainingCost(Callback):
@@ -171,7 +170,7 @@ class TrainingCost(Callback):
             ) from error
 
     def _forward_cost(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> ForwardCost:
-        images = _images(batch)
+        images = images_in(batch)
         if images is None:
             rank_zero_warn("TrainingCost found no tensor of images in the batch, so GMACs and passes are unknown.")
             return ForwardCost(math.nan, math.nan)
@@ -277,19 +276,6 @@ def _reduced(trainer: pl.Trainer, values: list[float], operation: str) -> list[f
     return [float(value) for value in reduced.tolist()]
 
 
-def _images(batch: Any) -> Tensor | None:
-    """Return the first tensor of a batch that can hold images, ``(B, …)``."""
-    if isinstance(batch, Tensor):
-        return batch if batch.ndim >= 2 else None
-    if isinstance(batch, Mapping):
-        items = [batch[name] for name in _IMAGE_NAMES if name in batch] + list(batch.values())
-    elif hasattr(batch, "_fields") or isinstance(batch, list | tuple):
-        items = [getattr(batch, name) for name in _IMAGE_NAMES if hasattr(batch, name)] + list(batch)
-    else:
-        items = [getattr(batch, name) for name in _IMAGE_NAMES if hasattr(batch, name)]
-    return next((found for item in items if (found := _images(item)) is not None), None)
-
-
 def _count(batch: Any) -> int:
-    images = _images(batch)
+    images = images_in(batch)
     return 0 if images is None else len(images)

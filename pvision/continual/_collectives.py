@@ -6,23 +6,25 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["from_first", "gathered", "sum_of_all", "union_of_all"]
+__all__ = ["from_first", "gathered", "movable", "sum_of_all", "union_of_all"]
 
 
 def _together() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
-def _movable(values: Tensor) -> Tensor:
-    """Return ``values`` where the group can move them: NCCL moves only what lies on the GPU."""
-    return values.cuda() if dist.get_backend() == "nccl" else values.cpu()
+def movable(values: Tensor) -> Tensor:
+    """Return ``values`` where the group can move them: NCCL only on the GPU, others on the CPU."""
+    if _together() and dist.get_backend() == "nccl":
+        return values.cuda()
+    return values.cpu() if _together() or values.device.type == "mps" else values
 
 
 def sum_of_all(values: Tensor) -> Tensor:
     """Return the sum of ``values`` over all ranks, the same bits on each; a collective."""
     if not _together():
         return values
-    total = _movable(values).clone()
+    total = movable(values).clone()
     dist.all_reduce(total)
     return total.to(values.device)
 
@@ -31,7 +33,7 @@ def gathered(values: Tensor) -> list[Tensor]:
     """Return the ``values`` of each rank, all of one shape; a collective."""
     if not _together():
         return [values]
-    own = _movable(values).contiguous()
+    own = movable(values).contiguous()
     parts = [torch.empty_like(own) for _ in range(dist.get_world_size())]
     dist.all_gather(parts, own)
     return [part.to(values.device) for part in parts]
@@ -41,7 +43,7 @@ def from_first(values: Tensor) -> Tensor:
     """Return what rank 0 passed, on every rank; all pass tensors of one shape. A collective."""
     if not _together():
         return values
-    carrier = _movable(values).clone().contiguous()
+    carrier = movable(values).clone().contiguous()
     dist.broadcast(carrier, src=0)
     return carrier.to(values.device)
 

@@ -1,6 +1,6 @@
 """Hooks that collect what goes into the linear layers of a network."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
@@ -12,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 from pvision.continual.features import FeatureFactor, FeatureGram
 from pvision.errors import ConfigError, DataError
 
-__all__ = ["FeatureRecorder", "InputRecorder", "find_linears", "input_dim"]
+__all__ = ["FeatureRecorder", "InputRecorder", "find_linears", "input_dim", "record_features"]
 
 Kept = TypeVar("Kept", FeatureFactor, FeatureGram)
 
@@ -149,3 +149,43 @@ class FeatureRecorder(InputRecorder, Generic[Kept]):
                 "MultiheadAttention, for one, uses the weights of its layers directly: choose others by pattern."
             )
         return joined
+
+
+def record_features(
+    network: nn.Module,
+    layers: Iterable[str],
+    batches: Iterable[Any],
+    *,
+    forward: Callable[[Any], object] | None = None,
+) -> dict[str, FeatureFactor]:
+    """Return the second moments of what goes into some layers while the network sees all batches; a collective.
+
+    The network runs in evaluation mode and without gradients; its modes are put back afterwards. Each process passes
+    batches of its own, and gets the moments of all.
+
+    Args:
+        network: any module.
+        layers: shell patterns of linear layers, as for `find_linears`. A third of a fused layer has the inputs of the
+            whole: ``blocks.0.attn.qkv`` for ``blocks.0.attn.qkv.q``.
+        batches: what the network is called with, on its device.
+        forward: how it sees a batch; None calls ``network(batch)``.
+
+    Raises:
+        ConfigError: if a pattern matches no layer, or a layer was not called on any process.
+
+    Example:
+        >>> network = nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2))
+        >>> seen = record_features(network, ["2"], torch.ones(6, 4).split(2))
+        >>> seen["2"].count, seen["2"].dim
+        (6, 3)
+    """
+    training = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        with FeatureRecorder(find_linears(network, layers)) as recorder, torch.no_grad():
+            for batch in batches:
+                (forward or network)(batch)
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+    return recorder.together()

@@ -50,9 +50,9 @@ class _Sums:
 
     def _rows(self, features: Tensor) -> Tensor:
         """Return feature vectors as float64 rows, and count them."""
-        if features.shape[-1:] != (self.dim,):
+        if features.shape[-1:] != (self.dim,) or features.is_complex():
             raise DataError(
-                f"features must have {self.dim} entries in their last dimension, but {_shape(features)} came."
+                f"features must be real, with {self.dim} entries in their last dimension, but {_shape(features)} came."
             )
         device = "cpu" if features.device.type == "mps" else features.device  # Apple's devices have no float64
         # A copy: what the network goes on to do with its activations in place must not change what is kept.
@@ -237,6 +237,13 @@ def _tensor(state: Mapping[str, Any], name: str, dim: int) -> Tensor:
     if not isinstance(found, Tensor) or found.ndim != 2 or found.shape[1] != dim or found.dtype != torch.float64:
         came = _shape(found) if isinstance(found, Tensor) else type(found).__name__
         raise DataError(f"The saved features must have a float64 tensor {name!r} with {dim} columns, but {came} came.")
+    count, precision = state.get("count"), state.get("precision")
+    plain = isinstance(count, int) and count >= 0 and isinstance(precision, float) and precision >= 0
+    if not plain or not bool(found.isfinite().all()):
+        raise DataError(
+            f"The saved features are damaged: {name!r} must be finite, 'count' and 'precision' numbers of at least 0, "
+            f"but {count!r} and {precision!r} came. Load an older checkpoint."
+        )
     return found.clone()
 
 

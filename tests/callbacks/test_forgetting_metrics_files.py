@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pvision.callbacks._forgetting_history import History
-from pvision.callbacks._forgetting_report import Extras, metrics_of, write_files, write_plots
+from pvision.callbacks._forgetting_report import Extras, metrics_of, scalars, write_files, write_plots
 from pvision.callbacks._forgetting_stream import Place
 from pvision.callbacks._matrix_plots import _apart, curves, heatmap, save
 from pvision.continual.experience import Experience
@@ -108,6 +108,32 @@ def test_a_state_that_was_saved_says_the_same(tmp_path: Path) -> None:
     assert record["events"][0]["accuracy"]["agnostic"] == {"0": 0.1, "1": 0.5, "2": 0.9}
     assert record["metrics"]["continual/forgotten_accuracy"]["value"] == 0.1
     assert record["metrics"]["continual/average_accuracy"]["value"] == pytest.approx((0.5 + 1.0) / 2)
+
+
+def test_after_a_request_to_forget_all_that_is_written_is_what_the_metrics_were_computed_from(tmp_path: Path) -> None:
+    """Class 1 of the first experience is forgotten; records of it, right or wrong, count nowhere any more."""
+    history = History()
+    classes = ((0, 1), (2,))
+    event = Experience(1, "forget", "forget dogs", (1,), train=np.arange(3))
+    learned = {"names": ("pets", "birds"), "classes": classes}
+    history.record(Place(0, (0,), **learned), "agnostic", {0: Counter({(0, 0): 8, (0, 2): 2, (1, 1): 10})})
+    gone = {**learned, "forgotten_classes": (1,)}
+    history.record(Place(0, (0,), **gone, event=event), "agnostic", {0: Counter({(0, 0): 8, (0, 2): 2, (1, 0): 10})})
+    after = {0: Counter({(0, 0): 6, (0, 2): 4, (1, 0): 10}), 1: Counter({(2, 2): 10})}
+    history.record(Place(1, (0, 1), **gone), "agnostic", after)
+    history.note(row=1, step=30)
+    write_files(history, Extras(), folder=tmp_path, source="counted predictions")
+    record, (_, *rows) = read(tmp_path), csv.reader((tmp_path / "accuracy_matrix.csv").read_text().splitlines())
+    assert record["accuracy"] == [[0.8, None], [0.6, 1.0]]
+    assert rows == [["pets", "0.8", ""], ["birds", "0.6", "1.0"]]
+    assert record["counts"] == [10, 10]
+    assert record["forgotten_classes"] == [1]
+    assert list(scalars(history, 1).values()) == [0.6, 1.0]
+    assert record["during_fits"][0]["accuracy"] == [0.6, 1.0]
+    table = np.array([[np.nan if value is None else value for value in row] for row in record["accuracy"]])
+    assert record["metrics"]["continual/forgetting"]["value"] == pytest.approx(forgetting(table))
+    assert record["metrics"]["continual/average_accuracy"]["value"] == pytest.approx(0.8)
+    assert record["per_class"][-1] == [0.6, 0.0, 1.0], "class by class, all are there"
 
 
 def test_an_evaluation_of_the_same_request_replaces_what_was_measured() -> None:

@@ -12,8 +12,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from pvision.callbacks.interference_certificate import InterferenceCertificate
-from pvision.continual.scenarios import ClassIncremental
+from pvision.continual.feature_recorder import record_features
+from pvision.continual.scenarios import ClassIncremental, ForgetRequest
+from pvision.continual.subspace import SubspaceMemory
 from pvision.datamodules.streams import DigitsStream
+from pvision.errors import ConfigError
 from pvision.modules import ContinualClassifier
 from pvision.training.streams import fit_stream
 
@@ -67,6 +70,47 @@ def test_along_a_stream_each_experience_has_its_rows_and_a_resumed_run_the_same(
 def test_what_a_method_does_after_learning_belongs_to_its_update(tmp_path: Path) -> None:
     whole = run_stream(tmp_path, Closing)
     assert min(row.update for row in whole.rows) > 0.45
+
+
+class Remembering(ContinualClassifier):
+    """Its method keeps a memory of the first layer, which nothing trains, and fills it once experiences are learned."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__(backbone)
+        self.backbone.requires_grad_(False)
+        self.method.subspace_memory = SubspaceMemory({"backbone.layers.1": 64})
+
+    def after_experience(self, experience: Any, stream: Any) -> None:
+        super().after_experience(experience, stream)
+        images = next(iter(stream.in_order_loader(experience.train))).image
+        found = record_features(self, ["*backbone.layers.1"], [images], forward=self.features)
+        self.method.subspace_memory.update({"backbone.layers.1": next(iter(found.values()))}, energy=1.0)
+
+    def forget_experience(self, experience: Any, stream: Any) -> None:
+        with torch.no_grad():
+            self.backbone.layers[1].weight += 1.0
+
+
+def test_the_memory_of_a_method_is_the_one_before_the_event_also_where_no_fit_begins_it(tmp_path: Path) -> None:
+    """Learning keeps the promise. A request to forget breaks it, and is measured on the memory of all before it."""
+    pl.seed_everything(4, verbose=False)
+    callback = InterferenceCertificate(layers=["*backbone.*"], tolerance=1e-5)
+    run = pl.Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        logger=False,
+        callbacks=[callback],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+    )
+    forget, module = [ForgetRequest(after=1, classes=[0])], Remembering(Encoder())
+    stream = DigitsStream(scenario=ClassIncremental(experiences=2), forget=forget, batch_size=64, seed=11)
+    with pytest.raises(ConfigError, match="experience 2 broke its promise"):
+        fit_stream(run, module, stream)
+    learned, asked = callback.rows
+    assert (learned.change, learned.leak, asked.experience) == (0.0, 0.0, 2)
+    assert 0 < learned.rank < asked.rank == module.method.subspace_memory["backbone.layers.1"].rank
 
 
 # Two processes

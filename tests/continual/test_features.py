@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from pvision.continual.feature_recorder import FeatureRecorder, InputRecorder, find_linears
+from pvision.continual.feature_recorder import FeatureRecorder, InputRecorder, find_linears, record_features
 from pvision.continual.features import FeatureFactor, FeatureGram
 from pvision.errors import ConfigError, DataError
 
@@ -106,6 +106,7 @@ def test_the_state_comes_back_bit_for_bit_through_a_weights_only_file(kind):
         (torch.ones(3, 5), r"6 entries.*\(3, 5\)"),
         (torch.full((2, 6), torch.nan), "NaN"),
         (torch.tensor(1.0), "6 entries"),
+        (torch.ones(2, 6, dtype=torch.complex64), "real"),
     ],
 )
 def test_wrong_features_are_refused_and_leave_nothing(kind, came, told):
@@ -127,6 +128,26 @@ def test_a_damaged_state_is_refused(kind, spoil):
     else:
         state[name] = state[name][:, :4] if spoil == "narrow" else state[name].float()
     with pytest.raises(DataError, match=f"{name!r} with 6 columns"):
+        kind(6).load_state_dict(state)
+
+
+@KINDS
+@pytest.mark.parametrize("change", [{"count": -1}, {"count": None}, {"precision": None}, {"precision": float("nan")}])
+def test_a_state_with_impossible_numbers_is_refused(kind, change):
+    features = kind(6)
+    features.add(vectors(20, 6))
+    with pytest.raises(DataError, match="damaged"):
+        kind(6).load_state_dict({**features.state_dict(), **change})
+
+
+@KINDS
+def test_a_state_that_is_not_finite_is_refused(kind):
+    features = kind(6)
+    features.add(vectors(20, 6))
+    state = {
+        name: one * torch.nan if isinstance(one, torch.Tensor) else one for name, one in features.state_dict().items()
+    }
+    with pytest.raises(DataError, match="finite"):
         kind(6).load_state_dict(state)
 
 
@@ -219,6 +240,28 @@ def test_layers_inside_an_adapted_layer_belong_to_it():
     network.first = Adapted(network.first)
     assert "first" in find_linears(network)
     assert not any(name.startswith("first.") for name in find_linears(network))
+
+
+def test_the_features_of_all_batches_are_recorded_in_evaluation_mode():
+    network = nn.Sequential(nn.Linear(4, 6), nn.Dropout(0.9), nn.Linear(6, 2)).double()
+    network[2].eval()
+    rows = vectors(10, 4)
+    with torch.no_grad():
+        expected = network[0](rows)
+    found = record_features(network, ["0", "2"], rows.split(3))
+    assert error(found["2"], expected) <= 1e-13
+    assert [module.training for module in network] == [True, True, False]
+    assert record_features(network, ["2"], [rows], forward=lambda batch: network(batch[:4]))["2"].count == 4
+    with pytest.raises(ConfigError, match="never called"):
+        record_features(network, ["2"], [])
+
+
+def test_modes_come_back_when_the_network_fails():
+    network = nn.Sequential(nn.Linear(4, 6))
+    with pytest.raises(DataError, match="4 entries"):
+        record_features(network, ["0"], [torch.ones(1, 3)])
+    assert network.training
+    assert not network[0]._forward_pre_hooks
 
 
 # Several processes

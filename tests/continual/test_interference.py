@@ -1,11 +1,14 @@
 """What an update does to old outputs: layers as they are, with wrappers and hooks, and bounds against brute force."""
 
 import pytest
+import timm
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from pvision.adapters import LoRA, add_adapters
+from pvision.continual.feature_recorder import FeatureRecorder
 from pvision.continual.features import FeatureFactor, FeatureGram
 from pvision.continual.interference import affine_map, interference, token_margin
 from pvision.continual.subspace import LayerSubspace
@@ -60,6 +63,33 @@ def test_reading_a_layer_leaves_its_modes_as_they_were():
 def test_a_layer_that_is_not_linear_is_refused():
     with pytest.raises(ConfigError, match="Wrapped are no linear function"):
         affine_map(Wrapped(nn.Linear(6, 4), gate=True))
+
+
+@pytest.mark.parametrize("how", ["beside", "merged", "absorbed"])
+def test_adapters_in_thirds_of_a_fused_layer_are_seen_however_they_run(how):
+    torch.manual_seed(0)
+    settings = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2, "num_classes": 0}
+    vit = timm.create_model("vit_tiny_patch16_224", pretrained=False, **settings).double()
+    adapted, images = add_adapters(vit, LoRA(rank=2, alpha=2), targets=("q", "v")), torch.randn(1, 3, 32, 32).double()
+    layer = vit.blocks[0].attn.qkv
+    with FeatureRecorder({"qkv": layer}, ones=True) as recorder, torch.no_grad():
+        adapted(images)
+    old, before, subspace = recorder.together()["qkv"], affine_map(layer), LayerSubspace(32)
+    subspace.update(old.leading(32), energy=1.0)
+    thirds = {one.place.role: one.adapters["adapter"] for one in adapted.layers}
+    for adapter in thirds.values():
+        adapter.confine_to(subspace.complement())
+        torch.nn.init.normal_(adapter.up)
+    expected = before[:, :-1].clone()
+    expected[:32] += thirds["q"].delta_weight().detach()
+    expected[64:] += thirds["v"].delta_weight().detach()
+    if how != "beside":
+        adapted.merge() if how == "merged" else adapted.absorb("adapter")
+    found = interference(before, affine_map(layer), old, subspace.basis())
+    assert torch.allclose(affine_map(layer)[:, :-1], expected, atol=1e-12)
+    assert found.update > 0.1
+    assert found.leak <= 1e-12
+    assert found.change <= 1e-12
 
 
 @given(

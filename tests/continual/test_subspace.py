@@ -266,6 +266,10 @@ def spoiled(change):
         (lambda s: s["layers"]["a"].update(ranks=[1]), "damaged"),
         (lambda s: s["layers"]["a"].update(basis=s["layers"]["a"]["basis"].float()), "float64"),
         (lambda s: s["layers"]["b"].pop("basis"), "compact=False"),
+        (lambda s: s["layers"]["a"].update(basis=s["layers"]["a"]["basis"] * torch.nan), "orthonormal"),
+        (lambda s: s["layers"]["a"].update(basis=None), "NoneType"),
+        (lambda s: s["layers"]["a"].update(ranks=[22, -1]), "ranks"),
+        (lambda s: s["layers"]["a"].pop("ranks"), "ranks"),
     ],
 )
 def test_a_damaged_state_is_refused_and_nothing_is_taken(change, told):

@@ -135,6 +135,38 @@ def test_the_release_is_charged_before_it_happens_and_once(tmp_path: Path):
     assert 0 < found.report.epsilon_add_remove < 10
 
 
+def test_a_release_that_fails_after_its_charge_stays_charged(tmp_path: Path, monkeypatch):
+    """Noise is drawn when the ledger on the disk has the step already."""
+
+    def interrupted(source, like):
+        assert read_ledger(tmp_path / "ledger.jsonl").charged == 1
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SecretSource, "normal", interrupted)
+    spec = statement()
+    ledger = PrivacyLedger.create(tmp_path / "ledger.jsonl", spec, num_records=COUNT)
+    with pytest.raises(KeyboardInterrupt):
+        release(*records(), spec, ledger=ledger)
+    ledger.close()
+    assert read_ledger(tmp_path / "ledger.jsonl").charged == 1
+
+
+@pytest.mark.parametrize("unit", ["clip", "subject"])
+def test_a_record_in_several_rows_counts_in_each_unless_they_are_one_unit(monkeypatch, unit):
+    """Two labels and a repeat of one record: three rows. Without a unit's name they move more than one record may."""
+    monkeypatch.setattr(SecretSource, "normal", lambda source, like: torch.zeros_like(like))
+    seen = captured(monkeypatch)
+    features = torch.cat([BOUND * torch.eye(DIM)[:1].repeat(3, 1), torch.zeros(7, DIM)])
+    labels, damaged = torch.tensor([4, 9, 9] + [4] * 7), features.clone()
+    damaged[:3] = torch.nan
+    units = None if unit == "clip" else ["one"] * 3 + [f"other {position}" for position in range(7)]
+    for one in (features, damaged):
+        release(one, labels, statement(unit=unit, delta=1e-3), units=units)
+    moved = float((seen[0] - seen[1]).norm()) / math.sqrt(3)  # in units of max_grad_norm
+    assert (moved > 1) == (unit == "clip")
+    assert moved > 0.5
+
+
 def test_the_unit_counts_once_however_many_records_it_has(monkeypatch):
     monkeypatch.setattr(SecretSource, "normal", lambda source, like: torch.zeros_like(like))
     features, labels = records(40)
@@ -183,28 +215,13 @@ def test_wrong_arguments_are_refused(settings, error, told):
         release(*records(), statement(), **settings)
 
 
-def test_shapes_that_do_not_fit_are_refused():
-    features, labels = records()
-    with pytest.raises(DataError, match=r"\(N, d\)"):
-        release(features, labels[:-1], statement())
-
-
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.int64])
 def test_features_of_any_precision_count_in_full(dtype):
-    """Divided by the bound in their own precision, float16 features would be infinite, and their records left out."""
     features, labels = records()
     found = release((features * 100).to(dtype), labels, statement(1e-6), feature_norm=1e-3).statistics
     for label in CLASSES:
         assert found.count(label) == pytest.approx(int((labels == label).sum()), abs=1e-3)
         assert 0 < found.mean(label).norm() <= 1e-3 * (1 + 1e-9)
-
-
-def test_a_record_that_is_longer_than_the_bound_in_its_own_precision_is_shortened():
-    features = torch.full((1, DIM), 6e4).to(torch.float16)
-    pieces = _Contributions(features / 1e-3, torch.zeros(1, dtype=torch.int64), 2, weight=1.0, shared=False)
-    assert bool(pieces.norms().isnan())  # why they are widened first: this record would be lost
-    found = release(features, torch.tensor([9]), statement(1e-9, delta=0.5), feature_norm=1e-3).statistics
-    assert found.count(9) == pytest.approx(1)
 
 
 def test_counts_are_those_of_all_records_though_few_are_drawn():
@@ -220,8 +237,8 @@ def test_labels_and_classes_are_compared_as_numbers_whatever_they_are_held_in():
     found = release(features, labels.to(torch.uint8), statement(1e-6, delta=1e-3), classes=[4, 9, 300, -247])
     assert found.statistics.count(9) == pytest.approx(int((labels == 9).sum()), abs=1e-3)
     assert found.statistics.count(-247) == 1, "no byte is the one of another class"
-    for damaged in (labels.float(), labels == 9):
-        with pytest.raises(DataError, match="whole numbers"):
+    for damaged, told in ((labels.float(), "whole numbers"), (labels == 9, "whole numbers"), (labels[1:], r"\(N, d\)")):
+        with pytest.raises(DataError, match=told):
             release(features, damaged, statement(delta=1e-3))
 
 
@@ -310,7 +327,6 @@ def test_the_attackers_best_test_finds_no_more_than_epsilon_says(monkeypatch, re
 
 
 def test_with_half_the_noise_the_attacker_would_find_more(monkeypatch):
-    """The control."""
     whole = SecretSource.normal
     monkeypatch.setattr(SecretSource, "normal", lambda source, like: whole(source, like) / 2)
     found, _ = distance(monkeypatch, "add_remove", sigma=1.0, times=120)
