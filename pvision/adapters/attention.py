@@ -97,6 +97,8 @@ def _family(module: nn.Module) -> Callable[..., Any] | None:
         return _multihead
     if kind.__module__ in _TIMM and kind.__name__ == "Attention":
         return _timm
+    if (kind.__module__, kind.__name__) == ("pvision.models._vit_blocks", "Attention"):
+        return _pvision
     if kind.__module__.startswith("transformers.") and kind.__name__ in _HUGGING_FACE:
         return _hugging_face
     return None
@@ -139,6 +141,12 @@ def _timm(
     mixed = mixed if gate is None else mixed * gate(x).sigmoid()
     projected: Tensor = module.proj_drop(module.proj(mixed))
     return projected
+
+
+def _pvision(site: AttentionSite, module: Any, tokens: Tensor) -> Tensor:
+    queries, keys, values = module.split(tokens)
+    mixed: Tensor = module.attend(queries, *site.with_prefixes(tokens, keys, values))
+    return mixed
 
 
 def _hugging_face(

@@ -14,7 +14,9 @@ from pvision.models.weights import is_weights_path, load_exactly, read_weights
 
 __all__ = ["SHIPPED", "load_vit_weights", "resized_positions", "without_head"]
 
-SHIPPED = {"glyphs": ("glyphs.safetensors", "")}
+SHIPPED = {
+    "glyphs": ("glyphs.safetensors", "eb4d86965e16c64ffa1a5bf7fb60fccc0902315602d2bb706807475fc91869c9"),
+}
 """File and SHA-256 of the weights that come with pvision, by name."""
 
 _KERNEL = "patch_embed.proj.weight"
@@ -40,9 +42,9 @@ def load_vit_weights(network: nn.Module, weights: str, *, depth: int) -> None:
     own = network.state_dict()
     built = sum(name.endswith(".norm1.weight") for name in own)
     state = {name: value for name, value in state.items() if not built <= _block(name) < depth}
-    if _POSITIONS in state:
+    if _POSITIONS in state and state[_POSITIONS].ndim == 3:
         state[_POSITIONS] = resized_positions(state[_POSITIONS], own[_POSITIONS])
-    if _KERNEL in state and own[_KERNEL].shape[1] == 1:
+    if _KERNEL in state and state[_KERNEL].ndim == 4 and own[_KERNEL].shape[1] == 1:
         state[_KERNEL] = state[_KERNEL].sum(1, keepdim=True)
     load_exactly(network, state, source=repr(weights))
 
@@ -58,7 +60,8 @@ def resized_positions(positions: Tensor, own: Tensor, *, prefix: int = 1) -> Ten
     cells, wanted = positions.shape[1] - prefix, own.shape[1] - prefix
     if cells == wanted or min(cells, wanted) < 1 or isqrt(cells) ** 2 != cells or isqrt(wanted) ** 2 != wanted:
         return positions
-    grid = positions[:, prefix:].float().unflatten(1, (isqrt(cells), -1)).permute(0, 3, 1, 2)
+    side = isqrt(cells)
+    grid = positions[:, prefix:].float().reshape(1, side, side, -1).permute(0, 3, 1, 2)
     grid = F.interpolate(grid, size=(isqrt(wanted),) * 2, mode="bicubic", antialias=True)
     return torch.cat([positions[:, :prefix], grid.flatten(2).transpose(1, 2).to(positions.dtype)], 1)
 

@@ -64,7 +64,7 @@ def load_exactly(module: nn.Module, state: Mapping[str, Tensor], *, source: str)
     if any(differences):
         raise ConfigError(
             f"weights: {source} does not fit {type(module).__name__}: {'; '.join(filter(None, differences))}. "
-            "Use weights of this very architecture, clip size and norm, or leave `weights` out."
+            "Use weights of this very architecture, input size and norm, or leave `weights` out."
         )
     module.load_state_dict(state)
 

@@ -6,6 +6,7 @@ from torch import nn
 
 from pvision.adapters import LoRA, Prefix, add_adapters
 from pvision.errors import ConfigError
+from pvision.models import VisionTransformer
 
 
 class OneLayer(nn.Module):
@@ -149,3 +150,22 @@ def test_attention_layouts_with_keys_of_their_own_have_no_thirds():
     for settings in ({"add_bias_kv": True}, {"add_zero_attn": True}, {"kdim": 6}):
         with pytest.raises(ConfigError, match="meets 'q'"):
             add_adapters(OneLayer(**settings), LoRA(rank=2))
+
+
+def test_a_prefix_does_the_same_in_our_network_as_in_timms():
+    from timm.models.vision_transformer import VisionTransformer as TimmViT
+
+    torch.manual_seed(0)
+    ours = VisionTransformer(image_size=16, patch_size=8, width=24, depth=2, heads=3).double()
+    theirs = TimmViT(img_size=16, patch_size=8, embed_dim=24, depth=2, num_heads=3, num_classes=0).double()
+    theirs.load_state_dict(ours.state_dict())
+    adapted = [add_adapters(network, Prefix(length=3)) for network in (ours, theirs)]
+    for parameters in zip(*(one.trainable_parameters().values() for one in adapted), strict=True):
+        value = torch.randn_like(parameters[0])
+        for parameter in parameters:
+            parameter.data.copy_(value)
+    images = torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    features = [one(images) for one in adapted]
+    assert (features[0] - features[1]).abs().max() <= 1e-12
+    with adapted[0].disabled():
+        assert (features[0] - ours(images)).abs().max() > 1e-3
