@@ -8,8 +8,10 @@ import lightning.pytorch as pl
 
 from pvision.continual.experience import Experience
 from pvision.errors import ConfigError
+from pvision.training.streams.consolidation import Consolidation
+from pvision.training.trainer_parts import callbacks_of
 
-__all__ = ["IsStream", "Place", "place_in_stream", "refuse_spent_trainer", "stream_of"]
+__all__ = ["IsStream", "Place", "learning_stream", "place_in_stream", "refuse_spent_trainer", "stream_of"]
 
 
 @runtime_checkable
@@ -70,6 +72,11 @@ def refuse_spent_trainer(trainer: pl.Trainer) -> None:
             "This fit trained nothing, because its Trainer had reached its max_epochs or max_steps before, so it is no "
             "further experience. Make a new Trainer for each experience, and give it the same ForgettingMetrics."
         )
+
+
+def learning_stream(trainer: pl.Trainer) -> bool:
+    """Return whether `fit_stream` is at work, which evaluates what is learned only, by a fit or without one."""
+    return any(isinstance(callback, Consolidation) for callback in callbacks_of(trainer))
 
 
 def place_in_stream(stream: IsStream, *, loaders: int | None, untrained: bool) -> Place:

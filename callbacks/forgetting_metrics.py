@@ -14,7 +14,13 @@ from typing_extensions import override
 from pvision.callbacks._forgetting_batches import each_record_once, refuse_lost_processes
 from pvision.callbacks._forgetting_history import Floats, History
 from pvision.callbacks._forgetting_report import Extras, line, metrics_of, scalars, write_files, write_plots
-from pvision.callbacks._forgetting_stream import Place, place_in_stream, refuse_spent_trainer, stream_of
+from pvision.callbacks._forgetting_stream import (
+    Place,
+    learning_stream,
+    place_in_stream,
+    refuse_spent_trainer,
+    stream_of,
+)
 from pvision.callbacks._forgetting_values import Evaluation, Measured, Metric, choose, per_class, per_loader
 from pvision.callbacks._runs import copy_to_mlflow
 from pvision.checks import one_of, positive
@@ -247,7 +253,8 @@ class ForgettingMetrics(Callback):
         fitting = trainer.state.fn == TrainerFn.FITTING
         if stream is not None:
             known = None if self._by_class else loaders
-            return place_in_stream(stream, loaders=known, untrained=not self._fits and not fitting)
+            untrained = not (self._fits or fitting or learning_stream(trainer))
+            return place_in_stream(stream, loaders=known, untrained=untrained)
         columns = loaders
         if self._by_class:
             if self.classes is None:

@@ -130,8 +130,7 @@ class InterferenceCertificate(Callback):
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self._stage = stage
-        private = any(isinstance(one, TrainPrivately | PrivacyAccounting) for one in callbacks_of(trainer))
-        if private or isinstance(getattr(pl_module, "privacy", None), PrivacySpec) or claims_privacy(pl_module):
+        if any(map(_is_private, callbacks_of(trainer))) or _claims(pl_module):
             raise PrivacyError(
                 "InterferenceCertificate writes numbers and second moments that come from training records without "
                 "noise, so it would void the guarantee of private training. Leave it out."
@@ -245,6 +244,17 @@ class InterferenceCertificate(Callback):
                 "Train coordinates in the complement of the memory instead of projecting gradients; tolerance=None "
                 "reports only."
             )
+
+
+def _is_private(callback: pl.Callback) -> bool:
+    """Whether a callback trains privately or accounts for it; `pvision fit` adds an accountant to every run."""
+    if isinstance(callback, PrivacyAccounting):
+        return callback.delta is not None or callback.budget is not None
+    return isinstance(callback, TrainPrivately)
+
+
+def _claims(module: pl.LightningModule) -> bool:
+    return isinstance(getattr(module, "privacy", None), PrivacySpec) or claims_privacy(module)
 
 
 def _consolidates(trainer: pl.Trainer) -> bool:

@@ -76,6 +76,11 @@ class ContinualClassifier(pl.LightningModule):
         """Whether the method starts every experience from its initial weights."""
         return bool(getattr(self.method, "restart", False))
 
+    @property
+    def unlearns(self) -> bool:
+        """Whether the method meets requests to forget as it consolidates."""
+        return self.method.unlearns
+
     # The stream's events
 
     def learns_by_gradient(self, experience: Experience) -> bool:

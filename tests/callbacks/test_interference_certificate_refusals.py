@@ -11,10 +11,16 @@ from pvision.errors import ConfigError, PrivacyError
 from pvision.privacy import PrivacyReport
 
 
-def test_private_training_is_refused() -> None:
-    trainer = SimpleNamespace(callbacks=[PrivacyAccounting(budget=3.0)])
+@pytest.mark.parametrize("accounting", [{"budget": 3.0}, {"delta": 1e-5, "unit": "clip"}])
+def test_private_training_is_refused(accounting: dict[str, Any]) -> None:
+    trainer = SimpleNamespace(callbacks=[PrivacyAccounting(**accounting)])
     with pytest.raises(PrivacyError, match="without noise"):
         InterferenceCertificate().setup(trainer, pl.LightningModule(), "fit")
+
+
+def test_the_accountant_of_the_command_line_stands_by() -> None:
+    trainer = SimpleNamespace(callbacks=[PrivacyAccounting()])
+    InterferenceCertificate().setup(trainer, pl.LightningModule(), "fit")
 
 
 @pytest.mark.parametrize("report", [PrivacyReport.drop_only(), PrivacyReport.no_privacy()])

@@ -5,8 +5,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from pvision.adapters.lines import scale_training
 from pvision.adapters.methods.classifier import Classifier
 from pvision.adapters.methods.data import ExperienceData
+from pvision.adapters.methods.lines import Lines
 from pvision.adapters.methods.method import ContinualMethod
 from pvision.checks import at_least
 from pvision.continual.experience import Experience, ImageBatch
@@ -29,9 +31,11 @@ class FineTuning(ContinualMethod):
         restart: whether each experience starts from the initial weights. With ``data.training_set: seen`` this is
             training from scratch on all data so far: the reference of `intransigence`, and exact unlearning where the
             stream asks to forget.
+        lines: scale what each experience changed in the network by depth, after it; None for not at all.
 
     Raises:
-        ConfigError: if ``label_smoothing`` is not from 0 to below 1.
+        ConfigError: if ``label_smoothing`` is not from 0 to below 1, or ``lines`` is set and the network has no
+            transformer blocks.
     """
 
     def __init__(
@@ -41,14 +45,17 @@ class FineTuning(ContinualMethod):
         classifier: Classifier | None = None,
         label_smoothing: float = 0.0,
         restart: bool = False,
+        lines: Lines | None = None,
     ) -> None:
         super().__init__(backbone, classifier=classifier)
         if at_least("method.label_smoothing", label_smoothing, 0) >= 1:
             raise ConfigError(f"method.label_smoothing must be below 1, but {label_smoothing} came.")
         self.label_smoothing, self.restart = label_smoothing, restart
-        self._initial = (
-            {name: tensor.detach().clone() for name, tensor in backbone.state_dict().items()} if restart else {}
-        )
+        self.lines = lines
+        if lines is not None:
+            self._scaled(backbone.state_dict(), lines)  # refuses what has no blocks before anything is trained
+        self._initial = _copy(backbone.state_dict()) if restart else {}
+        self._before: dict[str, Tensor] = {}
 
     def before_experience(self, experience: Experience, data: ExperienceData) -> None:
         """Grow the head; with ``restart``, go back to the initial weights."""
@@ -57,6 +64,14 @@ class FineTuning(ContinualMethod):
             self.backbone.load_state_dict(self._initial)
             for layer in self.head.layers:
                 layer.reset_parameters()  # type: ignore[operator]  # every kind of layer has it
+        if self.lines is not None:
+            self._before = _copy(self.backbone.state_dict())
+
+    def after_experience(self, experience: Experience, data: ExperienceData) -> None:
+        """Scale what changed by depth."""
+        if self.lines is not None:
+            self.backbone.load_state_dict(self._scaled(self._before, self.lines))
+            self._before = {}
 
     def loss(self, batch: ImageBatch) -> Tensor:
         """Return the mean cross entropy."""
@@ -64,10 +79,20 @@ class FineTuning(ContinualMethod):
         return self.cross_entropy(logits, batch.label, label_smoothing=self.label_smoothing)
 
     def state(self) -> dict[str, Any]:
-        """Return what ``restart`` starts from."""
-        return {"initial": self._initial}
+        """Return what ``restart`` starts from, and what ``lines`` compares with."""
+        return {"initial": self._initial, "before": self._before}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Start from the run's initial weights: a new process may have drawn others."""
         if self.restart and state["initial"]:
-            self._initial = {name: tensor.clone() for name, tensor in state["initial"].items()}
+            self._initial = _copy(state["initial"])
+        like = self.backbone.state_dict()
+        self._before = {name: tensor.to(like[name]) for name, tensor in _copy(state["before"]).items()}
+
+    def _scaled(self, before: Mapping[str, Tensor], lines: Lines) -> dict[str, Tensor]:
+        after = self.backbone.state_dict()
+        return scale_training(self.backbone, before=before, after=after, alpha=lines.alpha, beta=lines.beta)
+
+
+def _copy(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in state.items()}

@@ -42,7 +42,7 @@ class ContinualMethod(nn.Module):
         self.classifier = Classifier() if classifier is None else classifier
         self.backbone = backbone
         # Outputs of the head are made in the precision of the network's.
-        self.head = self.classifier.head(_feature_dim(backbone)).to(next(backbone.parameters(), torch.empty(0)))
+        self.head = self.classifier.new_head(_feature_dim(backbone)).to(next(backbone.parameters(), torch.empty(0)))
         self.classes_of: list[tuple[int, ...]] = []
         self.current = -1
 
@@ -51,6 +51,11 @@ class ContinualMethod(nn.Module):
     def learns_by_gradient(self, experience: Experience) -> bool:
         """Return whether an experience is trained at all; if not, it is learned in `after_experience`."""
         return True
+
+    @property
+    def unlearns(self) -> bool:
+        """Whether `after_experience` meets requests to forget, events of the kind ``forget``, without training."""
+        return False
 
     def before_experience(self, experience: Experience, data: ExperienceData) -> None:
         """Make room for an experience, before there is an optimizer: here, outputs for its new classes.

@@ -99,7 +99,7 @@ def _check_monitors(trainer: pl.Trainer, stream: Any) -> None:
 
 def _check_forgetting(module: pl.LightningModule, stream: Any) -> None:
     wanted = [experience for experience in stream.experiences if experience.kind == "forget"]
-    if not wanted or isinstance(module, Forgets):
+    if not wanted or isinstance(module, Forgets) or getattr(module, "unlearns", False):
         return
     retrains = isinstance(module, Retrains) and module.restart and stream.training_set == "seen"
     if not retrains:

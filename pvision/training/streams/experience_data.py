@@ -34,6 +34,6 @@ class StreamData:
         trainer = self._trainer
         loader = self._stream.in_order_loader(self._experience.train[trainer.global_rank :: trainer.world_size])
         hidden = not (trainer.is_global_zero and getattr(trainer.progress_bar_callback, "is_enabled", False))
-        for batch in tqdm(loader, desc=purpose, total=len(loader.sampler), leave=False, disable=hidden):
+        for batch in tqdm(loader, desc=purpose, total=len(loader.sampler), leave=False, delay=2, disable=hidden):
             converted = trainer.strategy.precision_plugin.convert_input(batch)
             yield trainer.strategy.batch_to_device(converted)

@@ -1,5 +1,6 @@
 """Fine-tuning, and with it what all methods have in common."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ from small_methods import (
     learn,
     on_one_of,
     small_vit,
+    train,
 )
 from torch import nn
 
 from pvision.adapters.methods import Classifier, ContinualMethod
 from pvision.adapters.methods.fine_tuning import FineTuning
+from pvision.adapters.methods.lines import Lines
 from pvision.errors import ConfigError, DataError
 
 
@@ -75,6 +78,49 @@ def test_restart_goes_back() -> None:
     assert any(not torch.equal(one, initial[name]) for name, one in method.backbone.state_dict().items())
     method.before_experience(experience(1), SmallData(experience(1)))
     assert all(torch.equal(one, initial[name]) for name, one in method.backbone.state_dict().items())
+
+
+def scaled(network: nn.Module) -> FineTuning:
+    return FineTuning(network, lines=Lines(alpha=0.25, beta=0.5))
+
+
+def test_lines_scales_what_this_experience_changed_by_depth() -> None:
+    method = scaled(small_vit())
+    learn(method, 0)
+    before = copy.deepcopy(method.backbone.state_dict())
+    method.before_experience(experience(1), SmallData(experience(1)))
+    train(method, SmallData(experience(1)))
+    trained = copy.deepcopy(method.state_dict())
+    method.after_experience(experience(1), SmallData(experience(1)))
+    after = method.backbone.state_dict()
+    for name, factor in {"pos_embed": 0.25, "blocks.0.mlp.fc1.weight": 0.25, "blocks.1.attn.qkv.bias": 0.75}.items():
+        changed = trained[f"backbone.{name}"] - before[name]
+        assert changed.abs().max() > 1e-4
+        torch.testing.assert_close(after[name], before[name] + factor * changed)
+    assert torch.equal(method.head.layers[1].weight, trained["head.layers.1.weight"])
+
+
+@pytest.mark.parametrize(("alpha", "equal"), [(1.0, True), (0.9, False)])
+def test_lines_of_one_is_the_identity(alpha: float, equal: bool) -> None:
+    logits = []
+    for lines in (None, Lines(alpha=alpha, beta=0.0)):
+        torch.manual_seed(5)
+        method = FineTuning(small_vit(), lines=lines)
+        for index in range(2):
+            learn(method, index)
+        logits.append(method(images()))
+    assert torch.equal(*logits) == equal
+
+
+def test_a_state_dict_has_what_lines_compares_with() -> None:
+    check_state_round_trip(scaled)
+
+
+def test_lines_without_blocks_are_refused_before_anything_is_trained() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 8))
+    network.feature_dim = 8  # type: ignore[assignment]  # any attribute is allowed on a module
+    with pytest.raises(ConfigError, match="no transformer blocks were found in Sequential"):
+        FineTuning(network, lines=Lines())
 
 
 def test_learning_rates_of_the_head_are_a_multiple() -> None:
