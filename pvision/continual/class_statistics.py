@@ -166,7 +166,10 @@ class ClassStatistics:
         for label in chosen:
             values, vectors = torch.linalg.eigh(self.covariance(label, shrinkage=shrinkage, ridge=ridge))
             normal = torch.randn(number, self.dim, dtype=torch.float64, generator=generator)
-            drawn.append(self._of(label).mean + normal * values.clamp(min=0).sqrt() @ vectors.T)
+            # The symmetric root is a function of the covariance. Its eigenvectors are not: of a few images, most
+            # directions are alike, and rounding would decide what is drawn.
+            root = vectors * values.clamp(min=0).sqrt() @ vectors.T
+            drawn.append(self._of(label).mean + normal @ root)
         return torch.cat(drawn), torch.tensor(chosen, dtype=torch.int64).repeat_interleave(number)
 
     def forget(self, classes: Iterable[int]) -> None:

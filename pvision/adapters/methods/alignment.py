@@ -75,7 +75,9 @@ class ClassifierAlignment:
         """
         generator = torch.Generator().manual_seed(seed)
         classes = [label for label in head.classes if label in statistics]
-        features = torch.cat([self._drawn(statistics, label, generator) for label in classes])
+        features, _ = statistics.sample(
+            self.samples_per_class, classes=classes, shrinkage=self.shrinkage, generator=generator
+        )
         trained = copy.deepcopy(head).to(device="cpu", dtype=torch.float64).requires_grad_(False)
         trained.layers.requires_grad_(True)
         known = trained.columns(torch.tensor(classes, dtype=torch.int64))
@@ -92,18 +94,6 @@ class ClassifierAlignment:
         with torch.no_grad():
             for parameter, found in zip(head.layers.parameters(), trained.layers.parameters(), strict=True):
                 parameter.copy_(from_first(found.detach().to(parameter)))
-
-    def _drawn(self, statistics: ClassStatistics, label: int, generator: torch.Generator) -> Tensor:
-        """Return pseudo-features ``(samples_per_class, d)`` of one class.
-
-        The symmetric root is a function of the covariance. Its eigenvectors are not: of a few images, most directions
-        are alike, and rounding would decide what is drawn.
-        """
-        values, vectors = torch.linalg.eigh(statistics.covariance(label, shrinkage=self.shrinkage))
-        root = vectors * values.clamp(min=0).sqrt() @ vectors.T
-        normal = torch.randn(self.samples_per_class, statistics.dim, dtype=torch.float64, generator=generator)
-        drawn: Tensor = statistics.mean(label) + normal @ root
-        return drawn
 
 
 def add_class_statistics(statistics: ClassStatistics, method: ContinualMethod, data: ExperienceData) -> None:

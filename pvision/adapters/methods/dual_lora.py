@@ -7,7 +7,8 @@
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -62,7 +63,7 @@ class DualLoRA(AdaptingMethod):
         classifier: the head's settings; by default a head per experience.
 
     Attributes:
-        memory: the subspace of each adapted layer.
+        subspace_memory: the subspace of each adapted layer, by the name of the module whose inputs they are.
         statistics: of the features of each class, where they are needed.
 
     Guarantee:
@@ -112,7 +113,7 @@ class DualLoRA(AdaptingMethod):
         self.calibration_threshold = calibration_threshold
         self.alignment = alignment
         self.targets = self._places(targets)
-        self.memory = SubspaceMemory({place.module: place.in_features for place in self.targets})
+        self.subspace_memory = SubspaceMemory({place.module: place.in_features for place in self.targets})
         self.statistics = ClassStatistics(self.head.feature_dim)
         self.learned: list[int] = []
         self.identity: EnergyIdentity | FeatureIdentity | None = None
@@ -132,7 +133,9 @@ class DualLoRA(AdaptingMethod):
         super().after_experience(experience, data)
         self._merge_orthogonal()
         self.adapted.train_only()
-        self.memory.update(self.read_inputs(self.targets, data, "subspace memory"), energy=self._energy_now(data))
+        self.subspace_memory.update(
+            self.read_inputs(self.targets, data, "subspace memory"), energy=self._energy_now(data)
+        )
         if self.alignment is not None or self.how == "features":
             add_class_statistics(self.statistics, self, data)
         if self.alignment is not None:
@@ -166,8 +169,18 @@ class DualLoRA(AdaptingMethod):
             )
         return log_tasks.exp()
 
+    @contextmanager
+    def linear_part(self) -> Iterator[None]:
+        """Within the block leave out R, whose gates are not linear: `InterferenceCertificate` bounds the rest."""
+        active = self.adapted.active
+        self.adapted.activate(*(name for name in active if name == _ORTHOGONAL))
+        try:
+            yield
+        finally:
+            self.adapted.activate(*active)
+
     def _read(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
-        watched = self.memory if isinstance(self.identity, EnergyIdentity) else ()
+        watched = self.subspace_memory if isinstance(self.identity, EnergyIdentity) else ()
         with ClassTokens({name: self.adapted.base.get_submodule(name) for name in watched}) as tokens:
             features = self.features(image)
         return features, None if self.identity is None else self.identity(features, tokens.inputs)
@@ -176,8 +189,8 @@ class DualLoRA(AdaptingMethod):
         """Return by module the directions in which R_t is trained."""
         if self.residual_space == "own":
             features = self.read_inputs(self.targets, data, "residual bases")
-            return coming_bases(self.memory, features, energy=self._energy_now(data))
-        return last_bases(self.memory) if self.residual_space == "previous" and self.learned else {}
+            return coming_bases(self.subspace_memory, features, energy=self._energy_now(data))
+        return last_bases(self.subspace_memory) if self.residual_space == "previous" and self.learned else {}
 
     def _merge_orthogonal(self) -> None:
         """Merge O for good; before an experience there is one only if the last was not consolidated."""
@@ -187,12 +200,12 @@ class DualLoRA(AdaptingMethod):
     def _add_orthogonal(self) -> list[str]:
         made, short = [], []
         for place in self.targets:
-            weight, free = self.adapted.sites.weight_at(place), self.memory[place.module].complement()
+            weight, free = self.adapted.sites.weight_at(place), self.subspace_memory[place.module].complement()
             rank = min(self.rank, free.shape[1])
             short += [place.name] * (rank < self.rank)
             if rank:
                 adapter = LoRA(rank=rank, alpha=self.alpha).build(place, weight)
-                if self.memory[place.module].rank:
+                if self.subspace_memory[place.module].rank:
                     adapter.confine_to(free)
                 made.append((place, adapter))
         if short and not self._told:
@@ -223,7 +236,7 @@ class DualLoRA(AdaptingMethod):
         network = next(self.adapted.base.parameters())
         like = torch.empty(0, dtype=torch.promote_types(network.dtype, torch.float32), device=network.device)
         if self.how == "energy":
-            self.identity = EnergyIdentity(self.memory, scale=self.calibration_scale, like=like)
+            self.identity = EnergyIdentity(self.subspace_memory, scale=self.calibration_scale, like=like)
         elif self.how == "features":
             tasks = [self.classes_of[index] for index in self.learned]
             self.identity = FeatureIdentity(
@@ -243,7 +256,7 @@ class DualLoRA(AdaptingMethod):
     def state(self) -> dict[str, Any]:
         """Return the memory, the class statistics, and which experiences are learned."""
         return {
-            "memory": self.memory.state_dict(),
+            "memory": self.subspace_memory.state_dict(),
             "statistics": self.statistics.state_dict(),
             "learned": list(self.learned),
             "identity": self.identity is not None,
@@ -251,7 +264,7 @@ class DualLoRA(AdaptingMethod):
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take them over."""
-        self.memory.load_state_dict(state["memory"])
+        self.subspace_memory.load_state_dict(state["memory"])
         self.statistics.load_state_dict(state["statistics"])
         self.learned = list(state["learned"])
         self.identity = None

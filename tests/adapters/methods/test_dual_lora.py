@@ -2,9 +2,11 @@
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from small_methods import (
@@ -25,10 +27,15 @@ from pvision.adapters import AdaptedModel, EnergyGatedLowRank, LoRA
 from pvision.adapters.methods import ContinualMethod
 from pvision.adapters.methods.alignment import ClassifierAlignment
 from pvision.adapters.methods.dual_lora import DualLoRA
+from pvision.callbacks import InterferenceCertificate
 from pvision.continual.cost import forward_cost
 from pvision.continual.interference import affine_map, token_margin
+from pvision.continual.scenarios import ClassIncremental
 from pvision.continual.subspace import SubspaceMemory
+from pvision.datamodules.streams import DigitsStream
 from pvision.errors import ConfigError
+from pvision.modules import ContinualClassifier
+from pvision.training.streams import fit_stream
 
 QUICK = ClassifierAlignment(samples_per_class=16, steps=20, batch_size=16)
 
@@ -134,7 +141,7 @@ def test_memorised_images_feel_a_residual_adapter_in_the_previous_space() -> Non
 
 def _project_gradients(method: DualLoRA) -> None:
     """Train free adapters whose gradients are projected, as AdamW then undoes."""
-    kept = {place.name: method.memory[place.module].complement() for place in method.targets}
+    kept = {place.name: method.subspace_memory[place.module].complement() for place in method.targets}
     method.adapted.remove(*method.adapted.names)
     method.adapted.add(LoRA(rank=8), name="orthogonal", targets=list(kept))
     optimizer = torch.optim.AdamW(method.parameter_groups(), lr=3e-3, weight_decay=1e-2)
@@ -172,7 +179,7 @@ def test_below_full_energy_each_layer_keeps_the_bound(energy: float) -> None:
     with torch.no_grad():
         method.features(old.image)
     handle.remove()
-    before, basis = affine_map(layer), method.memory["blocks.0.attn.qkv"].basis()
+    before, basis = affine_map(layer), method.subspace_memory["blocks.0.attn.qkv"].basis()
     assert _moved_by_next(method, old.image, index=1) > 1e-3
     after = affine_map(layer)
     assert (after - before).abs().max() > 1e-3
@@ -235,7 +242,7 @@ def test_the_own_space_is_new_and_the_previous_one_is_the_last() -> None:
     for space in ("own", "previous"):
         method = DualLoRA(small_vit(), rank=4, residual_rank=4, energy=0.9, residual_space=space, alignment=None)
         learn(method, 0)
-        memory = copy.deepcopy(method.memory)
+        memory = copy.deepcopy(method.subspace_memory)
         method.before_experience(experience(1), SmallData(experience(1)))
         for layer in method.adapted.layers:
             basis, subspace = layer.adapters["residual_1"].basis, memory[layer.place.module]
@@ -357,3 +364,24 @@ def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: st
 
 def test_an_adapted_model_is_what_it_holds() -> None:
     assert isinstance(by_energy(small_vit()).backbone, AdaptedModel)
+
+
+def test_its_promise_is_certified_along_a_stream(tmp_path: Path) -> None:
+    pl.seed_everything(4, verbose=False)
+    certificate = InterferenceCertificate(layers=["*attn.qkv"])
+    trainer = pl.Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        default_root_dir=tmp_path,
+        callbacks=[certificate],
+    )
+    stream = DigitsStream(scenario=ClassIncremental(experiences=3, base_classes=4), batch_size=128, seed=11)
+    network = small_vit(dtype=torch.float32, width=32)
+    fit_stream(trainer, ContinualClassifier(network, method=partial(DualLoRA, rank=4, residual_rank=2)), stream)
+    assert [row.experience for row in certificate.rows] == [1, 1, 2, 2]
+    assert all(row.change <= row.bound for row in certificate.rows)
+    assert max(row.leak for row in certificate.rows) < 1e-5
