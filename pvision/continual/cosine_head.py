@@ -36,7 +36,13 @@ class CosineHead(IncrementalHead):
 
     def __init__(self, feature_dim: int, *, scale: float = 20.0, train_scale: bool = False) -> None:
         super().__init__(feature_dim)
-        self.scale = nn.Parameter(torch.tensor(positive("scale", scale)), requires_grad=train_scale)
+        self._first_scale = positive("scale", scale)
+        self.scale = nn.Parameter(torch.tensor(self._first_scale), requires_grad=train_scale)
+
+    def reset_parameters(self) -> None:
+        """Draw everything anew; the scale is again what it was at first."""
+        super().reset_parameters()
+        nn.init.constant_(self.scale, self._first_scale)
 
     def new_layer(self, classes: int) -> nn.Module:
         """Return the weights of so many new classes, without biases."""

@@ -55,7 +55,9 @@ def _is_linear(module: nn.Module) -> bool:
 
 
 def input_dim(layer: nn.Module) -> int:
-    """Return the entries of an input of a layer from `find_linears`."""
+    """Return the entries of an input of a layer from `find_linears`, or of the queries of an attention layer."""
+    if isinstance(layer, nn.MultiheadAttention):
+        return int(layer.embed_dim)
     return int(layer.in_features)  # type: ignore[arg-type]  # find_linears chose it for having them
 
 

@@ -50,6 +50,11 @@ class IncrementalHead(nn.Module):
         self.sizes.append(len(classes))
         self.classes.extend(int(label) for label in classes)
 
+    def reset_parameters(self) -> None:
+        """Draw everything anew; the classes stay."""
+        for layer in self.layers:
+            layer.reset_parameters()  # type: ignore[operator]  # every kind of layer has it
+
     def new_layer(self, classes: int) -> nn.Module:
         """Return the outputs for so many new classes."""
         return nn.Linear(self.feature_dim, classes)

@@ -1,9 +1,13 @@
-"""Every recipe along a stream runs from the command, tracks itself in MLflow, and its checkpoints can be used."""
+"""Every recipe along a stream runs from the command, tracks itself in MLflow, and its checkpoints can be used.
+
+Those with a network of 86 million weights are read and built, and one for each data set learns, all with a tiny one.
+"""
 
 import csv
 import json
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -20,7 +24,12 @@ from pvision.cli.recipes import names, text
 from pvision.continual.scenarios import ClassIncremental
 from pvision.datamodules import DigitsStream
 
-RECIPES = [name for name in names() if "Stream" in text(name)]
+LARGE = [
+    name
+    for name in names()
+    if name.endswith(("_cifar100", "_imagenet_r", "_domainnet")) and name != "replay_cifar100"  # a small network
+]
+RECIPES = [name for name in names() if "Stream" in text(name) and name not in LARGE]
 SMALL = {
     "trainer": {
         "max_epochs": 1,
@@ -55,6 +64,30 @@ def make_folder(root):
         folder = root / f"digit {digits.train_source.labels[position]}"
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).resize((20, 20)).save(folder / f"{position}.png")
+
+
+def make_imagenet_r(root):
+    """Write ImageNet-R in the layout of PILOT: four classes, three training images and a test image of each."""
+    for label in ("n01443537", "n01484850", "n01494475", "n01498041"):
+        for kind, count in (("train", 3), ("test", 1)):
+            for number in range(count):
+                write_noise(root / kind / label / f"art_{number}.jpg")
+
+
+def make_domainnet(root):
+    """Write DomainNet with its authors' lists: four classes, a training and a test image of each in each domain."""
+    for domain in ("clipart", "infograph", "painting", "quickdraw", "real", "sketch"):
+        for kind in ("train", "test"):
+            images = [f"{domain}/class_{label}/{domain}_{label}_{kind}.jpg" for label in range(4)]
+            for image in images:
+                write_noise(root / image)
+            lines = [f"{image} {label}\n" for label, image in enumerate(images)]
+            (root / f"{domain}_{kind}.txt").write_text("".join(lines), encoding="utf-8")
+
+
+def write_noise(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(len(path.name)).integers(0, 256, (40, 40, 3), np.uint8)).save(path)
 
 
 LAYOUTS = {"replay_cifar100": make_cifar100, "replay_image_folder": make_folder}
@@ -213,3 +246,73 @@ def test_a_model_that_was_never_trained_is_not_evaluated(stage, small, capsys, w
     assert stop.value.code == 2
     assert f"so there is nothing to {stage}" in capsys.readouterr().err
     assert [path.name for path in (workplace / "mlruns").iterdir()] == ["mlflow.db"]
+
+
+def shrunk(recipe):
+    """Return the settings of a recipe with a tiny, random network and two steps for each experience."""
+    settings = yaml.safe_load(text(recipe))
+    backbone = settings["model"]["init_args"]["backbone"]
+    if backbone["class_path"].endswith("TimmBackbone"):
+        backbone["init_args"] = {"name": "vit_tiny_patch16_224", "image_size": 32}
+    settings["trainer"] |= SMALL["trainer"] | {"limit_train_batches": 2}
+    settings["data"]["init_args"] |= {"root": "mine", "num_workers": 0}
+    return settings
+
+
+def complaint(settings, workplace, capsys):
+    """Return what the command says about a configuration whose data is nowhere."""
+    (workplace / "shrunk.yaml").write_text(yaml.safe_dump(settings))
+    with pytest.raises(SystemExit) as stop:
+        main(["validate", "--config", "shrunk.yaml"])
+    assert stop.value.code == 2
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize("recipe", LARGE)
+def test_a_large_recipe_is_understood_and_asks_for_its_data(recipe, workplace, capsys):
+    said = complaint(shrunk(recipe), workplace, capsys)  # data is looked for once all objects are made
+    assert re.search(r"pvision: .*mine.* Get it at https://", said), said
+
+
+def test_a_large_recipe_with_a_wrong_setting_does_not_get_so_far(workplace, capsys):
+    settings = shrunk("inf_lora_cifar100")
+    settings["model"]["init_args"]["method"]["init_args"]["rang"] = 10
+    assert "rang" in complaint(settings, workplace, capsys)
+    settings = shrunk("inf_lora_cifar100")
+    settings["data"]["init_args"]["protocol"] = "cifar100_inflora_11"
+    assert "cifar100_inflora_10" in complaint(settings, workplace, capsys)
+
+
+def test_large_recipes_name_weights_that_timm_can_download():
+    known = set(pytest.importorskip("timm").list_pretrained())
+    backbones = [yaml.safe_load(text(recipe))["model"]["init_args"]["backbone"] for recipe in LARGE]
+    named = [backbone["init_args"] for backbone in backbones if backbone["class_path"].endswith("TimmBackbone")]
+    assert len(named) > 20
+    for backbone in named:
+        assert backbone["name"] in known
+        assert backbone["pretrained"] is True
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("recipe", "make", "method"),
+    [
+        ("dual_lora_cifar100", make_cifar100, {"energy": 0.95}),  # noise takes all directions where more is asked for
+        ("coda_prompt_imagenet_r", make_imagenet_r, {}),
+        ("inf_lora_domainnet", make_domainnet, {}),
+    ],
+)
+def test_a_large_recipe_learns_a_tiny_version_of_its_data(recipe, make, method, workplace, capsys):
+    make(workplace / "mine")
+    settings = shrunk(recipe)
+    settings["model"]["init_args"]["method"]["init_args"] |= method
+    data = settings["data"]["init_args"]
+    del data["protocol"]
+    data["scenario"] = {"class_path": "ClassIncremental", "init_args": {"experiences": 2}}
+    data["preprocessing"] = {"class_path": "Preprocessing", "init_args": {"resize": [32, 32]}}
+    data["batch_size"] = 3
+    (workplace / "shrunk.yaml").write_text(yaml.safe_dump(settings))
+    summary = fit(["--config", "shrunk.yaml"], capsys)
+    found = json.loads(summary.read_text())["metrics"]
+    assert {"continual/average_accuracy", "continual/forgetting", "cost/gmacs_per_image"} <= found.keys()
+    assert len(json.loads((summary.parent / "stream.json").read_text())["experiences"]) == 2

@@ -1,17 +1,20 @@
 """What methods have in common that adapt a frozen network."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
 from torch import nn
 
 from pvision.adapters.adapted import AdaptedModel
+from pvision.adapters.lora import check_rank
 from pvision.adapters.methods.classifier import Classifier
 from pvision.adapters.methods.data import ExperienceData
 from pvision.adapters.methods.method import ContinualMethod
 from pvision.adapters.places import Place
+from pvision.adapters.targets import choose_places
 from pvision.continual.feature_recorder import FeatureRecorder
 from pvision.continual.features import FeatureFactor
+from pvision.errors import ConfigError
 
 __all__ = ["AdaptingMethod"]
 
@@ -35,6 +38,21 @@ class AdaptingMethod(ContinualMethod):
     def adapted(self) -> AdaptedModel:
         """The network with its adapters."""
         return cast(AdaptedModel, self.backbone)
+
+    def linear_places(self, targets: str | Sequence[str], *, rank: int) -> list[Place]:
+        """Return the linear places that ``targets`` names; see `add_adapters`.
+
+        Raises:
+            ConfigError: naming ``method.targets`` or ``method.rank``, if a target is met by no place, or a place is too
+                small for the rank.
+        """
+        try:
+            chosen = choose_places(self.adapted.places, targets=targets, kind="linear")
+            for place in chosen:
+                check_rank(rank, place)
+        except ConfigError as error:
+            raise ConfigError(f"method.{error}") from None
+        return chosen
 
     def read_inputs(self, places: Iterable[Place], data: ExperienceData, purpose: str) -> dict[str, FeatureFactor]:
         """Return the second moments of what goes into places of the network, of all processes together; a collective.

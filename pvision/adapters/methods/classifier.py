@@ -16,8 +16,9 @@ class Classifier:
 
     Args:
         loss_over: ``seen`` trains by cross entropy over all classes seen so far (a joint head). ``current`` takes those
-            of the current experience only, and freezes the weights of the others (a head per experience): without
-            old images in the batches, the joint loss does little but push their logits down.
+            of the current experience only (a head per experience): without old images in the batches, the joint loss
+            does little but push their logits down. Weights are frozen with those of the classes that were new beside
+            them, unless one of these comes again.
         lr_factor: the classifier's learning rate, as a multiple of that of the rest.
         head: ``linear``, or ``cosine``: see `CosineHead`.
         cosine_scale: what the cosine is multiplied with.

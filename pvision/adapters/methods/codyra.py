@@ -37,8 +37,8 @@ class CoDyRA(AdaptingMethod):
 
     Args:
         backbone: as for `ContinualMethod`; it is frozen, and changed in place after each experience.
-        steps: steps of the optimizer in each experience. The schedule of κ needs to know: with fewer, it does not get
-            to its end; in further ones, κ stays what it is.
+        steps: over how many steps of the optimizer κ's schedule goes in each experience; it then stays at
+            ``threshold``. None for as many as the experience takes.
         rank: how many ranks each layer begins with.
         alpha: the scaling is ``alpha / rank``; None for a scaling of 1.
         threshold: κ at the end.
@@ -61,7 +61,7 @@ class CoDyRA(AdaptingMethod):
         self,
         backbone: nn.Module,
         *,
-        steps: int,
+        steps: int | None = None,
         rank: int = 16,
         alpha: float | None = None,
         threshold: float = 0.005,
@@ -70,19 +70,25 @@ class CoDyRA(AdaptingMethod):
         classifier: Classifier | None = None,
     ) -> None:
         super().__init__(backbone, classifier=Classifier(loss_over="current") if classifier is None else classifier)
-        self.steps = positive_int("method.steps", steps)
+        self.steps = None if steps is None else positive_int("method.steps", steps)
         scaling = None if alpha is None else positive("method.alpha", alpha)
         self.lora, self.targets = GatedLoRA(rank=positive_int("method.rank", rank), alpha=scaling), targets
+        self.linear_places(targets, rank=rank)  # refuses what does not fit before anything is trained
         self.threshold = at_least("method.threshold", threshold, 0)
         if at_least("method.dense", dense, 0) >= 1:
             raise ConfigError(f"method.dense must be below 1, but {dense} came. 0.5 is what was published.")
         self.dense = dense
         self.kept_ranks: list[dict[str, int]] = []
-        self._step = 0
+        self._step, self._length = 0, 0 if steps is None else steps
 
     def before_experience(self, experience: Experience, data: ExperienceData) -> None:
-        """Make the experience's adapter, with gates drawn from N(0, 1) as in [1]."""
+        """Make the experience's adapter, with gates drawn from N(0, 1) as in [1].
+
+        Raises:
+            ConfigError: if ``steps`` is more than the experience takes, or None and that is not known.
+        """
         super().before_experience(experience, data)
+        self._length = self._steps_of(data)
         self._absorb()  # what an experience that was never consolidated has left
         self.adapted.add(self.lora, name=_NAME, targets=self.targets)
         for layer in self.adapted.layers:
@@ -91,10 +97,10 @@ class CoDyRA(AdaptingMethod):
 
     def threshold_at(self, step: int) -> float:
         """Return κ after a step, counted from 1: 0 up to the dense part's last, ``threshold`` from the last on."""
-        dense = ceil(self.dense * self.steps)
+        dense = ceil(self.dense * self._length)
         if step <= dense:
             return 0.0
-        return self.threshold * min(1.0, (step - dense) / (self.steps - dense))
+        return self.threshold * min(1.0, (step - dense) / (self._length - dense))
 
     def after_step(self) -> None:
         """Move the gates towards 0."""
@@ -105,6 +111,20 @@ class CoDyRA(AdaptingMethod):
     def after_experience(self, experience: Experience, data: ExperienceData) -> None:
         """Drop the ranks that are shut, and add the others to the weights."""
         self._absorb()
+
+    def _steps_of(self, data: ExperienceData) -> int:
+        taken = data.steps
+        if self.steps is None and not taken:
+            raise ConfigError(
+                "method.steps must be given, as it is not known how many steps an experience takes. Set it, or "
+                "trainer.max_epochs or trainer.max_steps."
+            )
+        if self.steps is not None and taken is not None and taken < self.steps:
+            raise ConfigError(
+                f"method.steps is {self.steps}, but the optimizer takes {taken} only in this experience, so the "
+                "threshold would not rise to its end. Leave method.steps out, or train longer."
+            )
+        return self.steps or taken or 1
 
     def _absorb(self) -> None:
         if _NAME not in self.adapted.names:
@@ -117,12 +137,12 @@ class CoDyRA(AdaptingMethod):
         self.adapted.absorb(_NAME)
 
     def state(self) -> dict[str, Any]:
-        """Return which step is the next, and what ranks were kept."""
-        return {"step": self._step, "kept_ranks": [dict(kept) for kept in self.kept_ranks]}
+        """Return how many steps of how many were taken, and what ranks were kept."""
+        return {"step": self._step, "length": self._length, "kept_ranks": [dict(kept) for kept in self.kept_ranks]}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take it over."""
-        self._step = int(state["step"])
+        self._step, self._length = int(state["step"]), int(state["length"])
         self.kept_ranks = [dict(kept) for kept in state["kept_ranks"]]
 
 

@@ -19,6 +19,10 @@ class ExperienceData(Protocol):
     experiences: int
     task_aware: bool
 
+    @property
+    def steps(self) -> int | None:
+        """How many steps the optimizer takes, early stopping apart; None where only time limits it, or nobody knows."""
+
     def batches(self, purpose: str) -> Iterator[ImageBatch]:
         """Yield the records once, in order and without augmentation, on the method's device.
 

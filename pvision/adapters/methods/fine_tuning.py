@@ -62,8 +62,7 @@ class FineTuning(ContinualMethod):
         super().before_experience(experience, data)
         if self.restart:
             self.backbone.load_state_dict(self._initial)
-            for layer in self.head.layers:
-                layer.reset_parameters()  # type: ignore[operator]  # every kind of layer has it
+            self.head.reset_parameters()
         if self.lines is not None:
             self._before = _copy(self.backbone.state_dict())
 

@@ -12,12 +12,11 @@ from typing import Any, Self
 
 from torch import Tensor, nn
 
-from pvision.adapters.lora import LoRA, LowRank, check_rank
+from pvision.adapters.lora import LoRA, LowRank
 from pvision.adapters.methods.adapting import AdaptingMethod
 from pvision.adapters.methods.classifier import Classifier
 from pvision.adapters.methods.data import ExperienceData
 from pvision.adapters.places import Place
-from pvision.adapters.targets import choose_places
 from pvision.checks import positive_int, unit_rate
 from pvision.continual.experience import Experience
 from pvision.continual.subspace import SubspaceMemory
@@ -57,15 +56,13 @@ class InfLoRA(AdaptingMethod):
         *,
         rank: int = 10,
         energy: float = 0.95,
-        targets: Sequence[str] = ("k", "v"),
+        targets: str | Sequence[str] = ("k", "v"),
         classifier: Classifier | None = None,
     ) -> None:
         super().__init__(backbone, classifier=Classifier(loss_over="current") if classifier is None else classifier)
         self.rank = positive_int("method.rank", rank)
         self.energy = unit_rate("method.energy", energy)
-        self.chosen = choose_places(self.adapted.places, targets=targets, kind="linear")
-        for place in self.chosen:
-            check_rank(self.rank, place)
+        self.chosen = self.linear_places(targets, rank=self.rank)
         self.subspace_memory = SubspaceMemory({place.module: place.in_features for place in self.chosen}, compact=True)
 
     def before_experience(self, experience: Experience, data: ExperienceData) -> None:

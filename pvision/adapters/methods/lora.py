@@ -56,6 +56,7 @@ class SequentialLoRA(AdaptingMethod):
         super().__init__(backbone, classifier=classifier)
         scaling = None if alpha is None else positive("method.alpha", alpha)
         self.lora, self.targets = LoRA(rank=positive_int("method.rank", rank), alpha=scaling), targets
+        self.linear_places(targets, rank=rank)  # refuses what does not fit before anything is trained
         self.fresh, self.lines = fresh, lines
         self._before: dict[str, tuple[Tensor, Tensor]] = {}  # up and down of each layer, before this experience
 

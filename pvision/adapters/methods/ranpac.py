@@ -74,8 +74,11 @@ class RanPAC(AdaptingMethod):
         size = positive_int("method.projection", projection)
         self.ridge = None if ridge is None else positive("method.ridge", ridge)
         self.held_out = open_unit("method.held_out", held_out)
-        lora = LoRA(rank=positive_int("method.rank", rank), alpha=alpha)
+        scaling = None if alpha is None else positive("method.alpha", alpha)
+        lora = LoRA(rank=positive_int("method.rank", rank), alpha=scaling)
         self.first_session, self.lora, self.targets = first_session, lora, targets
+        if first_session:
+            self.linear_places(targets, rank=rank)  # refuses what does not fit before anything is trained
         self.seed = positive_int("method.seed", seed, low=0)
         self.chosen_ridge: float | None = None
         like = self.head.get_buffer("_like")

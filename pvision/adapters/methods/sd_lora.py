@@ -10,11 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pvision.adapters.lora import LoRA, LowRank, check_rank
+from pvision.adapters.lora import LoRA, LowRank
 from pvision.adapters.methods.adapting import AdaptingMethod
 from pvision.adapters.methods.classifier import Classifier
 from pvision.adapters.methods.data import ExperienceData
-from pvision.adapters.targets import choose_places
 from pvision.checks import at_least, positive_int, unit_rate
 from pvision.continual._collectives import from_first
 from pvision.continual.experience import Experience
@@ -51,14 +50,12 @@ class SDLoRA(AdaptingMethod):
         rank: int | dict[int, int] = 10,
         magnitude: float = 0.8,
         drop_below: float | None = None,
-        targets: Sequence[str] = ("q", "v"),
+        targets: str | Sequence[str] = ("q", "v"),
         classifier: Classifier | None = None,
     ) -> None:
         super().__init__(backbone, classifier=Classifier(loss_over="current") if classifier is None else classifier)
-        self.targets = tuple(targets)
-        self.ranks = _ranks(rank)
-        for place in choose_places(self.adapted.places, targets=self.targets, kind="linear"):
-            check_rank(max(self.ranks.values()), place)
+        self.ranks, self.targets = _ranks(rank), targets
+        self.linear_places(targets, rank=max(self.ranks.values()))  # refuses what does not fit before training
         self.magnitude = at_least("method.magnitude", magnitude, 0)
         self.drop_below = None if drop_below is None else unit_rate("method.drop_below", drop_below)
         self.merges_after_loading = False

@@ -26,7 +26,8 @@ class WeightAligning(ContinualMethod):
     """Train everything by ``(1 - λ) CE + λ KD``, then scale the new classes' weights to the mean length of the old.
 
     KD is the cross entropy between what the network of the last experience says of the old classes and what this one
-    says, both softened by ``temperature``; λ = old classes / all classes. Meant for streams with ``data.replay``.
+    says, both softened by ``temperature``; λ = classes that are not in this experience / all classes, which are the old
+    ones unless classes come again. Meant for streams with ``data.replay``.
 
     Args:
         backbone: as for `ContinualMethod`.
@@ -71,7 +72,7 @@ class WeightAligning(ContinualMethod):
         super().before_experience(experience, data)
 
     def loss(self, batch: ImageBatch) -> Tensor:
-        """Return the mean of cross entropy and distillation, weighed by how many classes are new and old."""
+        """Return the mean of cross entropy and distillation, weighed by how many classes the experience has."""
         logits = self.head(self.features(batch.image))
         loss = self.cross_entropy(logits, batch.label)
         if self.teacher is None:
@@ -79,7 +80,7 @@ class WeightAligning(ContinualMethod):
         with torch.no_grad():
             wanted: Tensor = self.teacher.eval()(batch.image)
         old = wanted.shape[1]
-        share = old / logits.shape[1]
+        share = 1 - len(self.classes_of[self.current]) / logits.shape[1]
         target = (wanted / self.temperature).softmax(1)
         distillation: Tensor = F.cross_entropy(logits[:, :old] / self.temperature, target)
         mixed: Tensor = (1 - share) * loss + share * distillation

@@ -1,6 +1,7 @@
 """The training records of an experience, as methods in plain PyTorch ask for them."""
 
 from collections.abc import Iterator
+from math import isfinite
 from typing import Any
 
 import lightning.pytorch as pl
@@ -28,6 +29,16 @@ class StreamData:
         self.experiences = sum(one.kind == "learn" for one in stream.experiences)
         self.task_aware = bool(getattr(getattr(stream, "scenario", None), "task_aware", False))
         self._trainer, self._stream, self._experience = trainer, stream, experience
+
+    @property
+    def steps(self) -> int | None:
+        """How many steps the optimizer takes, early stopping apart; None where only time limits them.
+
+        While a fit is set up or goes on: epochs, ``limit_train_batches`` and ``accumulate_grad_batches`` count. It
+        makes the training batches' loader, so it is not worked out unless asked for.
+        """
+        estimated = self._trainer.estimated_stepping_batches
+        return int(estimated) if isfinite(estimated) and estimated >= 0 else None
 
     def batches(self, purpose: str) -> Iterator[ImageBatch]:
         """Yield this process' share of the records, once, in order and without augmentation."""

@@ -160,6 +160,7 @@ class _StreamRun:
             ):
                 trainer.fit(module, datamodule=stream, ckpt_path=resume, weights_only=True if resume else None)
             self._state.fit_ended()
+            per_fit.fit_ended(trainer)
         _release_optimizers(trainer)
         trainer.test(module, datamodule=stream, verbose=False)
         self._complete(experience, per_fit)

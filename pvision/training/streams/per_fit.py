@@ -52,6 +52,19 @@ class PerFit:
             callbacks[callbacks.index(self._now[number])] = fresh
             self._now[number] = fresh
 
+    def fit_ended(self, trainer: pl.Trainer) -> None:
+        """Replace averages of weights by empty ones.
+
+        Lightning saves an average for the module's weights as long as there is one, and it knows nothing of what
+        happens to these once the fit is over.
+        """
+        callbacks = callbacks_of(trainer)
+        for number, now in enumerate(self._now):
+            if isinstance(now, WeightAveraging):
+                empty = copy.deepcopy(self._pristine[number])
+                callbacks[callbacks.index(now)] = empty
+                self._now[number] = empty
+
     def owns(self, callback: Callback) -> bool:
         """Return whether ``callback`` is one that each experience gets anew."""
         return isinstance(callback, _OWN_STATE)

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from small_methods import (
@@ -20,7 +21,11 @@ from small_methods import (
 from torch import nn
 
 from pvision.adapters.methods.codyra import CoDyRA
+from pvision.continual.scenarios import ClassIncremental
+from pvision.datamodules.streams import DigitsStream
 from pvision.errors import ConfigError
+from pvision.modules import ContinualClassifier
+from pvision.training.streams import fit_stream
 
 
 def shrinking(network: nn.Module) -> CoDyRA:
@@ -46,7 +51,8 @@ def test_an_interrupted_run_goes_on(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("dense", "first"), [(0.5, 6), (0.0, 1), (0.75, 9)])
 def test_the_threshold_rises_linearly_after_the_dense_part(dense: float, first: int) -> None:
-    method = CoDyRA(small_vit(), steps=10, threshold=0.3, dense=dense)
+    method = CoDyRA(small_vit(), threshold=0.3, dense=dense)
+    method.before_experience(experience(0), SmallData(experience(0), steps=10))
     thresholds = [method.threshold_at(step) for step in range(1, 13)]
     assert [one > 0 for one in thresholds] == [step >= first for step in range(1, 13)]
     assert thresholds[9:] == [0.3] * 3
@@ -124,11 +130,67 @@ def test_without_a_threshold_it_keeps_every_rank_and_learns() -> None:
     assert method.head.predictions(method(data.image)).eq(data.label).double().mean() > 0.9
 
 
+def test_without_a_length_of_its_own_the_schedule_goes_over_the_steps_of_each_experience() -> None:
+    method = CoDyRA(small_vit(), threshold=0.4)
+    for index, steps in enumerate((4, 8)):
+        method.before_experience(experience(index), SmallData(experience(index), steps=steps))
+        assert method.threshold_at(steps // 2) == 0.0
+        assert method.threshold_at(steps - 1) < method.threshold_at(steps) == 0.4
+        method.after_experience(experience(index), SmallData(experience(index), steps=steps))
+
+
+def test_a_schedule_that_would_not_get_to_its_end_is_refused() -> None:
+    method = CoDyRA(small_vit(), steps=10)
+    with pytest.raises(ConfigError, match=r"method\.steps is 10, but the optimizer takes 9 only"):
+        method.before_experience(experience(0), SmallData(experience(0), steps=9))
+    CoDyRA(small_vit(), steps=10).before_experience(experience(0), SmallData(experience(0), steps=10))
+    with pytest.raises(ConfigError, match=r"method\.steps must be given"):
+        CoDyRA(small_vit()).before_experience(experience(0), SmallData(experience(0)))
+
+
+class Counting(pl.Callback):
+    """Notes, at the end of each fit, κ after its last step, and after the one before."""
+
+    def __init__(self) -> None:
+        self.ends: list[tuple[int, float, float]] = []
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        method, step = pl_module.method, trainer.global_step
+        self.ends.append((method._step, method.threshold_at(step - 1), method.threshold_at(step)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps"),
+    [
+        ({"max_epochs": 2, "accumulate_grad_batches": 2}, 2 * 2),
+        ({"max_epochs": 2, "limit_train_batches": 3}, 2 * 3),
+        ({"max_epochs": 2, "max_steps": 5}, 5),
+    ],
+)
+def test_the_schedule_ends_with_the_fit_whatever_its_length(settings: dict[str, Any], steps: int) -> None:
+    counting = Counting()
+    module = ContinualClassifier(
+        small_vit(dtype=torch.float32, width=32), method=lambda network: CoDyRA(network, rank=2, threshold=0.3)
+    )
+    stream = DigitsStream(scenario=ClassIncremental(experiences=5), batch_size=64)
+    trainer = pl.Trainer(
+        **settings, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, callbacks=[counting],
+    )  # fmt: skip
+    fit_stream(trainer, module, stream)
+    assert len(counting.ends) == 5
+    for taken, before_last, last in counting.ends:
+        assert taken == steps
+        assert 0.0 < before_last < last == 0.3
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"steps": 0}, r"method\.steps must be a whole number of at least 1"),
         ({"rank": 0}, r"method\.rank"),
+        ({"rank": 65}, r"method\.rank must be at most 64 at blocks"),
+        ({"targets": "query"}, r"method\.targets: no linear layer meets 'query'"),
         ({"alpha": -1.0}, r"method\.alpha"),
         ({"threshold": -0.1}, r"method\.threshold must be a finite number of at least 0"),
         ({"dense": 1.0}, r"method\.dense must be below 1, but 1\.0 came"),

@@ -166,3 +166,11 @@ def test_reading_leaves_the_modes_as_they_were() -> None:
         assert not method(images()).requires_grad
     assert method.backbone.blocks[1].training
     assert not method.backbone.blocks[0].training
+
+
+def test_starting_anew_forgets_a_trained_scale_too() -> None:
+    method = FineTuning(small_vit(), restart=True, classifier=Classifier(head="cosine", train_scale=True))
+    learn(method, 0, steps=5, lr=0.1)
+    assert method.head.scale != 20
+    method.before_experience(experience(1), SmallData(experience(1)))
+    assert method.head.scale == 20

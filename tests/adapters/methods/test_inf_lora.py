@@ -21,6 +21,7 @@ from small_methods import (
     train,
 )
 from torch import Tensor, nn
+from torchvision.models import VisionTransformer as TorchvisionViT
 
 from pvision.adapters.lora import LowRank
 from pvision.adapters.methods import ContinualMethod
@@ -260,10 +261,10 @@ def test_it_learns_and_forgets_less_than_fine_tuning() -> None:
     ("settings", "message"),
     [
         ({"rank": 0}, r"method\.rank must be a whole number of at least 1"),
-        ({"rank": 65}, "rank must be at most 64 at blocks.0.attn.qkv.k"),
+        ({"rank": 65}, r"method\.rank must be at most 64 at blocks\.0\.attn\.qkv\.k"),
         ({"energy": 0.0}, r"method\.energy must be a number above 0 and at most 1"),
         ({"energy": 1.1}, r"method\.energy"),
-        ({"targets": ("query",)}, "no linear layer meets 'query'"),
+        ({"targets": ("query",)}, r"method\.targets: no linear layer meets 'query'"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: str) -> None:
@@ -278,3 +279,50 @@ def test_images_of_other_experiences_are_refused() -> None:
     old = SmallData(experience(0)).batch()
     with pytest.raises(Exception, match="loss_over: seen"):
         method.loss(ImageBatch(*old))
+
+
+class Torchvision(nn.Module):
+    """torchvision's transformer, whose keys and values are rows of a matrix inside the attention layer."""
+
+    feature_dim = 48
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.network = TorchvisionViT(
+            image_size=8, patch_size=4, num_layers=2, num_heads=4, hidden_dim=48, mlp_dim=96, num_classes=1
+        )
+        self.network.heads = nn.Identity()
+        for module in self.network.modules():
+            if isinstance(module, nn.MultiheadAttention):
+                nn.init.normal_(module.in_proj_weight, std=0.2)
+        self.double()
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.network(image.expand(-1, 3, -1, -1))
+
+
+def test_inputs_of_attention_layers_are_read_and_memorised_images_stay() -> None:
+    method = InfLoRA(Torchvision(), rank=6, energy=1.0)
+    old = SmallData(experience(0), size=4)
+    method.before_experience(old.experience, old)
+    train(method, old, steps=5)
+    method.after_experience(old.experience, old)
+    attention = method.adapted.base.network.encoder.layers[0].self_attention
+    with InputRecorder({"it": attention}) as recorder, torch.no_grad():
+        before = method.features(old.image)
+    name = next(iter(method.subspace_memory))
+    assert method.subspace_memory[name].rank == int(torch.linalg.matrix_rank(recorder.inputs["it"][0].flatten(0, 1)))
+    new = SmallData(experience(1), size=4)
+    method.before_experience(new.experience, new)
+    train(method, new, steps=20)
+    assert all(layer.adapters["experience_1"].up.abs().max() > 0 for layer in method.adapted.layers)
+    method.after_experience(new.experience, new)
+    with torch.no_grad():
+        assert (method.features(old.image) - before).abs().max() <= 1e-12
+
+
+def test_a_layer_that_torch_never_calls_is_refused() -> None:
+    method = InfLoRA(Torchvision(), rank=4, targets=("o",))
+    with pytest.raises(ConfigError, match="were never called"):
+        method.before_experience(experience(0), SmallData(experience(0)))

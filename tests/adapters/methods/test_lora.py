@@ -140,6 +140,8 @@ def test_lines_of_one_is_the_identity(is_fresh: bool, lines: Lines, equal: bool)
     ("settings", "message"),
     [
         ({"rank": 0}, r"method\.rank must be a whole number of at least 1"),
+        ({"rank": 65}, r"method\.rank must be at most 64 at blocks"),
+        ({"targets": "query"}, r"method\.targets: no linear layer meets"),
         ({"alpha": 0.0}, r"method\.alpha must be a finite number above 0"),
     ],
 )

@@ -269,6 +269,8 @@ def test_nothing_held_out_is_refused() -> None:
         ({"held_out": 1.0}, r"method\.held_out must be a number strictly between 0 and 1"),
         ({"seed": -1}, r"method\.seed"),
         ({"rank": 0}, r"method\.rank"),
+        ({"alpha": 0}, r"method\.alpha must be a finite number above 0"),
+        ({"targets": "query"}, r"method\.targets: no linear layer meets"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: str) -> None:

@@ -236,10 +236,10 @@ def test_it_learns() -> None:
         ({"rank": {0: 4, 2: 0}}, r"method\.rank must be a whole number of at least 1"),
         ({"rank": {1: 4}}, r"method\.rank must say the rank of the first experience"),
         ({"rank": {}}, r"method\.rank must say the rank of the first experience"),
-        ({"rank": {0: 4, 3: 65}}, "rank must be at most 64 at blocks.0.attn.qkv.q"),
+        ({"rank": {0: 4, 3: 65}}, r"method\.rank must be at most 64 at blocks\.0\.attn\.qkv\.q"),
         ({"magnitude": -1.0}, r"method\.magnitude must be a finite number of at least 0"),
         ({"drop_below": 0.0}, r"method\.drop_below must be a number above 0 and at most 1"),
-        ({"targets": ("query",)}, "no linear layer meets 'query'"),
+        ({"targets": ("query",)}, r"method\.targets: no linear layer meets 'query'"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: str) -> None:

@@ -184,3 +184,14 @@ def test_weights_are_clipped_where_that_is_wanted(nonnegative: bool) -> None:
 def test_settings_that_do_not_fit_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         WeightAligning(small_vit(), **settings)
+
+
+def test_classes_that_come_again_are_learned() -> None:
+    method = WeightAligning(small_vit())
+    learn(method, 0, steps=20)
+    again = Experience(index=1, kind="learn", name="other labels", classes=(0, 1))
+    data = SmallData(experience(0))
+    data.label = 1 - data.label
+    method.before_experience(again, data)
+    train(method, data, steps=40)
+    assert method.eval()(data.image).argmax(1).eq(data.label).double().mean() > 0.9

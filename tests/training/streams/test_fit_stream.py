@@ -182,6 +182,22 @@ def test_averages_of_weights_begin_again(tmp_path, average):
     assert metrics.matrix.diagonal().min() > 0.5
 
 
+class Consolidating(ContinualClassifier):
+    """Changes its weights once an experience is learned."""
+
+    def after_experience(self, experience, stream):
+        with torch.no_grad():
+            self.head.layers[-1].weight.mul_(3)
+
+
+@pytest.mark.parametrize("average", [EMAWeightAveraging(decay=0.5), StochasticWeightAveraging(swa_lrs=1e-2)])
+def test_a_finished_experience_is_saved_as_it_was_consolidated_not_as_it_was_averaged(tmp_path, average):
+    module = Consolidating(ConvEncoder(width=4))
+    fit_stream(trainer_for(tmp_path, max_epochs=2, callbacks=[average]), module, stream_of())
+    saved = torch.load(tmp_path / "checkpoints" / "experience_2" / "end.ckpt", weights_only=True)["state_dict"]
+    assert torch.equal(saved["method.head.layers.1.weight"], module.head.layers[1].weight)
+
+
 class LateLayers(Somebodys):
     """Makes its layer when Lightning asks it to."""
 

@@ -39,9 +39,16 @@ class SmallData:
     """
 
     def __init__(
-        self, experience: Experience, *, rank: int = 0, world: int = 1, total: int = 3, size: int = 24
+        self,
+        experience: Experience,
+        *,
+        rank: int = 0,
+        world: int = 1,
+        total: int = 3,
+        size: int = 24,
+        steps: int | None = None,
     ) -> None:
-        self.experience, self.experiences, self.task_aware = experience, total, False
+        self.experience, self.experiences, self.task_aware, self.steps = experience, total, False, steps
         self.rank, self.world = rank, world
         generator = torch.Generator().manual_seed(100 + experience.index)
         templates = torch.randn(30, 1, 8, 8, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
