@@ -193,7 +193,7 @@ def _setting(
         f"{ours['tuning_seed']}.\n"
         f"- **Made by** `python benchmarks/continual_adapters.py --weights FILE --root FOLDER --out FOLDER`, torch "
         f"{machine['versions']['torch']}, {machine['threads']} thread, on top of commit {', '.join(commits)} "
-        "(the JSON has a SHA-256 of each method's code). The level says nothing about other streams; equal steps "
+        "(the JSON has a SHA-256 of each run's code). The level says nothing about other streams; equal steps "
         "favour methods that learn fast."
     )
 

@@ -82,7 +82,7 @@ def _common(runs: Runs) -> dict[str, Any]:
 def _summed(name: str, runs: Runs, tried: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
     contender, settings = METHODS[name], runs[0]["settings"]
     for run in runs:
-        for key in ("method", "optimizer", "lr", "code_sha256"):
+        for key in ("method", "optimizer", "lr", "epochs"):
             if run["settings"][key] != settings[key]:
                 raise SystemExit(f"{name} has runs of different {key}. Repeat them with continual_adapters.py.")
     metrics = sorted({metric for run in runs for metric in run["metrics"]})
@@ -91,7 +91,8 @@ def _summed(name: str, runs: Runs, tried: Mapping[str, Mapping[str, float]]) -> 
         "label": contender.label,
         "family": contender.family,
         "unlike_published": contender.unlike,
-        "settings": {key: settings[key] for key in ("method", "optimizer", "lr", "training", "epochs", "code_sha256")},
+        "settings": {key: settings[key] for key in ("method", "optimizer", "lr", "training", "epochs")},
+        "code_sha256": [run["settings"]["code_sha256"] for run in runs],
         "rates_tried": tried.get(contender.rate_of or name, {}),
         "rate_chosen_for": contender.rate_of or name,
         "seeds": [run["seed"] for run in runs],

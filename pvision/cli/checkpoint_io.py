@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from torch import nn
+from torch import Tensor, nn
 from typing_extensions import override
 
 from pvision.errors import ConfigError, UserError
@@ -86,7 +86,11 @@ def check_fits(checkpoint: dict[str, Any], model: nn.Module, *, path: str) -> No
     Raises:
         ConfigError: if a tensor has another shape in the model, or no name is common to both.
     """
-    saved, wanted = checkpoint["state_dict"], model.state_dict()
+    # What modules keep beside tensors, they compare themselves.
+    saved, wanted = (
+        {name: one for name, one in state.items() if isinstance(one, Tensor) and not name.endswith("_extra_state")}
+        for state in (checkpoint["state_dict"], model.state_dict())
+    )
     for name in wanted.keys() & saved.keys():
         if saved[name].shape != wanted[name].shape:
             raise ConfigError(

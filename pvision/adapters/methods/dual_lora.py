@@ -6,7 +6,7 @@
 [1] Liang & Li, "InfLoRA", CVPR 2024, https://arxiv.org/abs/2404.00228 (how the energy threshold rises)
 """
 
-import warnings
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -32,6 +32,7 @@ from pvision.errors import ConfigError
 
 __all__ = ["DualLoRA"]
 
+_log = logging.getLogger(__name__)
 _ORTHOGONAL = "orthogonal"
 _ALIGNMENT = ClassifierAlignment()
 _NONE = torch.empty(0)
@@ -210,10 +211,11 @@ class DualLoRA(AdaptingMethod):
                 made.append((place, adapter))
         if short and not self._told:
             self._told = True
-            warnings.warn(
-                f"DualLoRA: {', '.join(short)} has fewer free directions than method.rank ({self.rank}), so the "
-                "orthogonal adapter is smaller there, or missing. Lower method.energy to leave more free.",
-                stacklevel=2,
+            _log.warning(
+                "DualLoRA: %s has fewer free directions than method.rank (%d), so the orthogonal adapter is smaller "
+                "there, or missing. Lower method.energy to leave more free.",
+                ", ".join(short),
+                self.rank,
             )
         if made:
             self.adapted.stack(_ORTHOGONAL, made)
