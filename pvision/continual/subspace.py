@@ -25,6 +25,7 @@ class SubspaceMemory:
         compact: keep for each layer its memory or its complement, whichever is smaller, and no residual bases.
 
     Example:
+        >>> import torch
         >>> memory = SubspaceMemory({"fc": 3})
         >>> memory.update({"fc": torch.eye(3)[:2]}, energy=1.0)
         {'fc': 2}

@@ -15,7 +15,7 @@ def test_the_example_trains_and_prints_the_guarantee(
     import pvision.datamodules
 
     # The last is a sketch of what examples/own_project does in full.
-    example, _, _ = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    example, *_ = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     whole = pvision.datamodules.MocapActions
 
     def part(**settings: object) -> pvision.datamodules.MocapActions:
@@ -31,8 +31,10 @@ def test_the_example_trains_and_prints_the_guarantee(
 
 @pytest.mark.slow
 def test_the_example_of_a_stream_learns_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, example, _ = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    _, example, adapters, _ = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     monkeypatch.chdir(tmp_path)
     quiet = example.replace("max_epochs=3", "max_epochs=1, accelerator='cpu', logger=False, log_every_n_steps=1")
-    exec(compile(quiet, "README.md", "exec"), {})
+    names: dict[str, object] = {}
+    exec(compile(quiet, "README.md", "exec"), names)
+    exec(compile(adapters, "README.md", "exec"), names)
     assert len((tmp_path / "accuracy_matrix.csv").read_text().splitlines()) == 6

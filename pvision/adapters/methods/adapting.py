@@ -51,7 +51,8 @@ class AdaptingMethod(ContinualMethod):
             for place in chosen:
                 check_rank(rank, place)
         except ConfigError as error:
-            raise ConfigError(f"method.{error}") from None
+            named = str(error).startswith(("targets", "rank"))
+            raise ConfigError(f"method.{error}" if named else f"method.targets: {error}") from None
         return chosen
 
     def read_inputs(self, places: Iterable[Place], data: ExperienceData, purpose: str) -> dict[str, FeatureFactor]:

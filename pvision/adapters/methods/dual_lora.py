@@ -15,15 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from pvision.adapters.energy_gated import EnergyGatedLoRA
-from pvision.adapters.lora import LoRA, check_rank
+from pvision.adapters.lora import LoRA
 from pvision.adapters.methods._residual_space import coming_bases, last_bases
 from pvision.adapters.methods._task_identity import ClassTokens, EnergyIdentity, FeatureIdentity, mixed, raised
 from pvision.adapters.methods.adapting import AdaptingMethod
 from pvision.adapters.methods.alignment import ClassifierAlignment, add_class_statistics
 from pvision.adapters.methods.classifier import Classifier
 from pvision.adapters.methods.data import ExperienceData
-from pvision.adapters.places import Place
-from pvision.adapters.targets import choose_places
 from pvision.checks import at_least, one_of, positive, positive_int, unit_rate
 from pvision.continual.class_statistics import ClassStatistics
 from pvision.continual.experience import Experience
@@ -113,7 +111,7 @@ class DualLoRA(AdaptingMethod):
             raise ConfigError(f"method.calibration_threshold must be below 1, but {calibration_threshold} came.")
         self.calibration_threshold = calibration_threshold
         self.alignment = alignment
-        self.targets = self._places(targets)
+        self.targets = self.linear_places(targets, rank=max(self.rank, self.residual_rank))
         self.subspace_memory = SubspaceMemory({place.module: place.in_features for place in self.targets})
         self.statistics = ClassStatistics(self.head.feature_dim)
         self.learned: list[int] = []
@@ -244,16 +242,6 @@ class DualLoRA(AdaptingMethod):
             self.identity = FeatureIdentity(
                 self.statistics, tasks, scale=self.calibration_scale, shrinkage=self.shrinkage, like=like
             )
-
-    def _places(self, targets: Sequence[str]) -> list[Place]:
-        offered = [place for place in self.adapted.places if self.adapted.sites.offers(place)]
-        try:
-            chosen = choose_places(offered, targets=targets, kind="linear")
-            for place in chosen:
-                check_rank(max(self.rank, self.residual_rank), place)
-        except ConfigError as error:
-            raise ConfigError(f"method.{error}") from None
-        return chosen
 
     def state(self) -> dict[str, Any]:
         """Return the memory, the class statistics, and which experiences are learned."""

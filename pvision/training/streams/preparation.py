@@ -7,6 +7,7 @@ from lightning.pytorch.callbacks import Callback
 from typing_extensions import override
 
 from pvision.training.streams.parts import ExpandsForExperiences
+from pvision.training.streams.randomness import seed_experience
 
 __all__ = ["Preparation"]
 
@@ -33,6 +34,8 @@ class Preparation(Callback):
         if not self.pending:
             return
         self.pending = False
+        # Again: where Lightning starts several processes, it resets the generators on the way here.
+        seed_experience(self._stream.seed, self._stream.current)
         if isinstance(pl_module, ExpandsForExperiences):
             pl_module.to(trainer.strategy.root_device)  # a method may want to look at the data
             pl_module.before_experience(self._stream.experiences[self._stream.current], self._stream)

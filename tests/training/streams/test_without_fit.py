@@ -5,11 +5,13 @@ from functools import partial
 import pytest
 import torch
 from small_streams import Watches, classifier, stream_of, trainer_for
+from torch import nn
 
 from pvision.adapters.methods.ranpac import RanPAC
 from pvision.callbacks import ForgettingMetrics, TrainingCost
 from pvision.continual.scenarios import ForgetRequest
 from pvision.errors import ConfigError
+from pvision.modules import ContinualClassifier
 from pvision.training.streams import fit_stream
 
 CLOSED = partial(RanPAC, projection=200, ridge=1.0, first_session=False)
@@ -48,7 +50,14 @@ def test_a_request_to_forget_is_met_exactly(tmp_path):
     assert total[0].trace() < total[1].trace()
 
 
+class Encoder(nn.Sequential):
+    feature_dim = 12
+
+    def __init__(self):
+        super().__init__(nn.Flatten(), nn.Linear(64, 12))
+
+
 def test_one_that_was_trained_by_gradients_cannot_forget(tmp_path):
-    module = classifier(method=partial(RanPAC, projection=200, ridge=1.0, targets="0"))
+    module = ContinualClassifier(Encoder(), method=partial(RanPAC, projection=200, ridge=1.0, targets="1"))
     with pytest.raises(ConfigError, match="cannot"):
         fit_stream(trainer_for(tmp_path), module, stream_of(forget=[ForgetRequest(after=1, classes=[1])]))
