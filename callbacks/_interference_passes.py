@@ -15,8 +15,9 @@ from torch.utils._pytree import tree_leaves
 from pvision.callbacks._batch_images import images_in
 from pvision.callbacks._forgetting_stream import IsStream
 from pvision.errors import ConfigError
+from pvision.training.trainer_parts import on_device
 
-__all__ = ["Forward", "batches_of", "evaluating", "prepared", "run_images"]
+__all__ = ["Forward", "batches_of", "evaluating", "run_images"]
 
 Forward = Callable[[pl.LightningModule, Any], Any]
 
@@ -66,12 +67,7 @@ def batches_of(trainer: pl.Trainer, stream: IsStream | None, *, most: int | None
     else:
         loader = (batch for batch, _, _ in CombinedLoader(trainer.train_dataloader, "sequential"))
     for batch in islice(loader, most):
-        yield prepared(trainer, batch)
-
-
-def prepared(trainer: pl.Trainer, batch: Any) -> Any:
-    """Return a batch on this process' device, in the precision of the training."""
-    return trainer.strategy.batch_to_device(trainer.strategy.precision_plugin.convert_input(batch))
+        yield on_device(trainer, batch)
 
 
 def run_images(module: pl.LightningModule, batch: Any, forward: Forward | None) -> None:

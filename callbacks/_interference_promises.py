@@ -12,6 +12,7 @@ from pvision.callbacks.run_summary import ReportsPrivacy
 from pvision.continual.feature_recorder import find_linears, input_dim
 from pvision.continual.subspace import SubspaceMemory
 from pvision.errors import ConfigError
+from pvision.privacy import PrivacySpec
 
 __all__ = ["HasLinearPart", "HasSubspaceMemory", "claims_privacy", "linear_part_of", "promised_bases"]
 
@@ -35,6 +36,8 @@ class HasLinearPart(Protocol):
 
 def claims_privacy(module: pl.LightningModule) -> bool:
     """Tell whether the module says that something is protected; it may see what is not before it trains on the rest."""
+    if isinstance(getattr(module, "privacy", None), PrivacySpec):
+        return True
     if not isinstance(module, ReportsPrivacy):
         return False
     report = module.privacy_report()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from pvision.callbacks._forgetting_stream import stream_of
-from pvision.callbacks._interference_passes import Forward, batches_of, evaluating, prepared, run_images
+from pvision.callbacks._interference_passes import Forward, batches_of, evaluating, run_images
 from pvision.callbacks._interference_promises import (
     HasLinearPart,
     HasSubspaceMemory,
@@ -29,10 +29,9 @@ from pvision.continual.features import FeatureFactor
 from pvision.continual.interference import affine_map, interference, token_margin
 from pvision.continual.subspace import SubspaceMemory
 from pvision.errors import ConfigError, PrivacyError
-from pvision.privacy import PrivacySpec
 from pvision.training.run_files import is_trial, run_folder, run_loggers
 from pvision.training.streams.consolidation import Consolidation
-from pvision.training.trainer_parts import callbacks_of
+from pvision.training.trainer_parts import callbacks_of, on_device
 
 __all__ = ["HasLinearPart", "HasSubspaceMemory", "InterferenceCertificate"]
 
@@ -130,7 +129,7 @@ class InterferenceCertificate(Callback):
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         self._stage = stage
-        if any(map(_is_private, callbacks_of(trainer))) or _claims(pl_module):
+        if any(map(_is_private, callbacks_of(trainer))) or claims_privacy(pl_module):
             raise PrivacyError(
                 "InterferenceCertificate writes numbers and second moments that come from training records without "
                 "noise, so it would void the guarantee of private training. Leave it out."
@@ -189,7 +188,7 @@ class InterferenceCertificate(Callback):
         if self._images is None or not layers:
             return {}
         with InputRecorder(layers) as recorded:
-            run_images(module, prepared(trainer, self._images), self._forward)
+            run_images(module, on_device(trainer, self._images), self._forward)
         flat = {name: [one.flatten(0, -2) for one in given] for name, given in recorded.inputs.items()}
         return {name: torch.cat(given).cpu() for name, given in flat.items()}
 
@@ -251,10 +250,6 @@ def _is_private(callback: pl.Callback) -> bool:
     if isinstance(callback, PrivacyAccounting):
         return callback.delta is not None or callback.budget is not None
     return isinstance(callback, TrainPrivately)
-
-
-def _claims(module: pl.LightningModule) -> bool:
-    return isinstance(getattr(module, "privacy", None), PrivacySpec) or claims_privacy(module)
 
 
 def _consolidates(trainer: pl.Trainer) -> bool:

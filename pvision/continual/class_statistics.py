@@ -177,6 +177,11 @@ class ClassStatistics:
         for label in classes:
             self._moments.pop(int(label), None)
 
+    def include(self, other: "ClassStatistics") -> None:
+        """Count the features of other statistics as if they had come here."""
+        for label, moments in other._moments.items():
+            self._join(label, moments)
+
     def together(self) -> "ClassStatistics":
         """Return what the processes have seen together, the same bits on each; a collective."""
         joined = ClassStatistics(self.dim)

@@ -16,8 +16,8 @@ from pvision.models.trainability import private_training_problems, require_priva
 from pvision.models.tubelet_vit import TubeletViT
 from pvision.models.video_backbone import VideoBackbone, video_model
 from pvision.models.vision_transformer import VisionTransformer
-from pvision.models.weights_hash import weights_sha256
 from pvision.models.zoo import list_video_models
+from pvision.weights_hash import weights_sha256
 
 __all__ = [
     "ConvEncoder",

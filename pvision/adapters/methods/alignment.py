@@ -9,7 +9,6 @@ import copy
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
 from pvision.adapters.methods.data import ExperienceData
@@ -108,21 +107,4 @@ def add_class_statistics(statistics: ClassStatistics, method: ContinualMethod, d
     with method.reading():
         for batch in data.batches("class statistics"):
             own.add(method.features(batch.image), batch.label)
-    new = own.together()
-    for label in new.classes:
-        count, mean, covariance = new.count(label), new.mean(label), new.covariance(label)
-        if label in statistics:
-            count, mean, covariance = _joined(
-                (statistics.count(label), statistics.mean(label), statistics.covariance(label)),
-                (count, mean, covariance),
-            )
-        statistics.put(label, count=count, mean=mean, covariance=covariance)
-
-
-def _joined(one: tuple[float, Tensor, Tensor], other: tuple[float, Tensor, Tensor]) -> tuple[float, Tensor, Tensor]:
-    """Return count, mean and covariance of two sets of vectors together."""
-    count = one[0] + other[0]
-    apart = other[1] - one[1]
-    scatter = sum(covariance * max(number - 1, 0.0) for number, _, covariance in (one, other))
-    scatter = scatter + torch.outer(apart, apart) * (one[0] * other[0] / count)
-    return count, one[1] + apart * (other[0] / count), scatter / max(count - 1, 1.0)
+    statistics.include(own.together())

@@ -8,6 +8,7 @@ import lightning.pytorch as pl
 from tqdm import tqdm
 
 from pvision.continual.experience import Experience, ImageBatch
+from pvision.training.trainer_parts import on_device
 
 __all__ = ["StreamData"]
 
@@ -46,5 +47,4 @@ class StreamData:
         loader = self._stream.in_order_loader(self._experience.train[trainer.global_rank :: trainer.world_size])
         hidden = not (trainer.is_global_zero and getattr(trainer.progress_bar_callback, "is_enabled", False))
         for batch in tqdm(loader, desc=purpose, total=len(loader.sampler), leave=False, delay=2, disable=hidden):
-            converted = trainer.strategy.precision_plugin.convert_input(batch)
-            yield trainer.strategy.batch_to_device(converted)
+            yield on_device(trainer, batch)
