@@ -43,8 +43,8 @@ class KeepsLedger(Protocol):
 class SummarisesRun(Protocol):
     """A callback that has something to say in the run's summary."""
 
-    def summary_metrics(self) -> Mapping[str, float]:
-        """Return the metrics that the run ends with."""
+    def summary_metrics(self) -> Mapping[str, float | str]:
+        """Return the metrics that the run ends with; a text, such as a hash, stands there as it is."""
 
 
 class RunSummary(Callback):
@@ -124,6 +124,7 @@ class RunSummary(Callback):
         self._stages: list[str] = []
         self._began = False
         self._metrics: dict[str, float | str] = {}
+        self._texts: dict[str, str] = {}
         self._privacy: dict[str, Any] | None = None
         self._ledger: Path | None = None
         self._started, self._clock = datetime.now(UTC), time.monotonic()
@@ -133,7 +134,7 @@ class RunSummary(Callback):
         self._metrics.update({name: _plain(float(value)) for name, value in trainer.callback_metrics.items()})
         for callback in callbacks_of(trainer):
             if isinstance(callback, SummarisesRun):
-                self._metrics.update({name: _plain(float(value)) for name, value in callback.summary_metrics().items()})
+                self._take(callback.summary_metrics())
         if isinstance(pl_module, ReportsPrivacy):
             if isinstance(pl_module, KeepsLedger):
                 self._ledger = pl_module.ledger_path or self._ledger
@@ -141,6 +142,12 @@ class RunSummary(Callback):
             for name in ("epsilon_zero_out", "epsilon_replace"):
                 if name in self._privacy:
                     self._metrics[f"privacy/{name}"] = self._privacy[name]
+
+    def _take(self, metrics: Mapping[str, float | str]) -> None:
+        for name, value in metrics.items():
+            if isinstance(value, str):
+                self._texts[name] = value
+            self._metrics[name] = value if isinstance(value, str) else _plain(float(value))
 
     def _write(self, trainer: pl.Trainer, status: str) -> None:
         if self._folder is None or not trainer.is_global_zero or is_trial(trainer):
@@ -165,6 +172,7 @@ class RunSummary(Callback):
         write_whole(self.path, json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
         # As tags, because among MLflow's metrics an infinite ε becomes a number.
         tags = {f"privacy.{name}": str(value) for name, value in (self._privacy or {}).items()}
+        tags |= {name.replace("/", "."): text for name, text in self._texts.items()}
         copy_to_mlflow(trainer, self.path, tags=tags)
         for path in (self._ledger, self._folder / "stream.json"):
             if path is not None and path.exists() and status != "RUNNING":

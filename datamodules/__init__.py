@@ -3,10 +3,20 @@
 if __name__ != "pvision.datamodules":
     raise ImportError(f"import these as `pvision.datamodules`, not as {__name__!r}, which would make other classes")
 
+from pvision.datamodules.detection import (
+    KAIST,
+    LLVIP,
+    CocoFolder,
+    DetectionDataModule,
+    FLIRAligned,
+    NYUv2Detection,
+    VocFolder,
+)
 from pvision.datamodules.hmdb51 import HMDB51
 from pvision.datamodules.masks import Boxes, FixedRegions, MaskArrays, MaskImages, MaskSource, MaskVideos, WholeFrame
 from pvision.datamodules.mocap.datamodule import MocapActions
 from pvision.datamodules.records import PublicOnly, Records, TensorRecords
+from pvision.datamodules.rendered.datamodule import RenderedModalities
 from pvision.datamodules.streams import (
     CIFAR10Stream,
     CIFAR100Stream,
@@ -27,13 +37,18 @@ from pvision.datamodules.video_folder import VideoFolder
 
 __all__ = [
     "HMDB51",
+    "KAIST",
+    "LLVIP",
     "UCF101",
     "Boxes",
     "CIFAR10Stream",
     "CIFAR100Stream",
     "CUB200Stream",
+    "CocoFolder",
+    "DetectionDataModule",
     "DigitsStream",
     "DomainNetStream",
+    "FLIRAligned",
     "FashionDigitsAnimalsStream",
     "FashionMNISTStream",
     "FixedRegions",
@@ -45,12 +60,15 @@ __all__ = [
     "MaskSource",
     "MaskVideos",
     "MocapActions",
+    "NYUv2Detection",
     "PublicOnly",
     "Records",
+    "RenderedModalities",
     "TaskStream",
     "TensorRecords",
     "TinyImageNetStream",
     "VideoDataModule",
     "VideoFolder",
+    "VocFolder",
     "WholeFrame",
 ]

@@ -34,6 +34,7 @@ LIBRARY_VARIABLES = {
     "CUBLAS_WORKSPACE_CONFIG",  # Trainer(deterministic=True)
     "KMP_DUPLICATE_LIB_OK",
     "KMP_INIT_AT_FORK",
+    "LD_LIBRARY_PATH",  # OpenCV, at import
     "LOCAL_RANK",  # Trainer with several processes: this line and the five below
     "MASTER_ADDR",
     "MASTER_PORT",

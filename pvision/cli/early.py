@@ -11,6 +11,7 @@ from pvision.cli import ledger
 from pvision.datamodules import TaskStream
 from pvision.errors import ConfigError, LedgerBusy
 from pvision.modules.continual_classifier import ContinualClassifier
+from pvision.modules.modality_detector import ModalityDetector
 from pvision.modules.private_classifier import PrivateClassifier
 from pvision.modules.video_classifier import VideoClassifier
 from pvision.privacy import read_ledger
@@ -34,6 +35,8 @@ def check_fit(trainer: Trainer, model: LightningModule, data: LightningDataModul
         model.check_schedule(trainer)
     if isinstance(model, PrivateClassifier):
         refuse_unsafe_trainer(trainer, model)
+    if isinstance(model, ModalityDetector):
+        model.trained_parameters()
     if isinstance(data, TaskStream):
         check_stream_fit(trainer, model, data)
     for callback in callbacks_of(trainer):
@@ -61,14 +64,15 @@ def check_evaluation(
 
 
 def check_checkpoint(checkpoint: dict[str, Any], model: LightningModule) -> None:
-    """Refuse weights that were made under another privacy statement or on another stream than that of ``model``.
+    """Refuse weights that were made under another privacy statement, on another stream or for another detector.
 
-    A head that grows with a stream has the checkpoint's size afterwards, so that their shapes can be compared.
+    A head that grows with a stream has the checkpoint's size afterwards, and a checkpoint that leaves a frozen detector
+    out has its weights, so that their shapes can be compared.
 
     Raises:
         UserError: naming what differs.
     """
-    if isinstance(model, ContinualClassifier):
+    if isinstance(model, ContinualClassifier | ModalityDetector):
         model.on_load_checkpoint(checkpoint)
     if isinstance(model, VideoClassifier):
         VideoClassifier.on_load_checkpoint(model, checkpoint)  # of this class, which compares and keeps nothing

@@ -17,9 +17,12 @@ from typing_extensions import override
 
 # The imported packages let a configuration name their classes without a path.
 import pvision.datamodules
+import pvision.detection
 import pvision.models
 import pvision.modules  # noqa: F401  # as above
-from pvision.callbacks import ForgettingMetrics, PrivacyAccounting
+from pvision.callbacks import ForgettingMetrics, FrozenGuard, PrivacyAccounting
+from pvision.callbacks.detection_writer import DetectionWriter
+from pvision.callbacks.frozen_guard import HasFrozenModules
 from pvision.callbacks.prediction_writer import PredictionWriter
 from pvision.callbacks.run_summary import RunSummary
 from pvision.cli import early, tracking
@@ -99,7 +102,7 @@ class TrainingCLI(LightningCLI):
             trainer_defaults={
                 "default_root_dir": tracking.ROOT,
                 "logger": tracking.default_logger(),
-                "callbacks": PredictionWriter(),
+                "callbacks": [PredictionWriter(), DetectionWriter()],
             },
             seed_everything_default=1,  # of initial weights and data order; privacy noise has its own entropy
             parser_class=Parser,
@@ -172,7 +175,7 @@ class TrainingCLI(LightningCLI):
         try:
             with refusing_constructors():
                 super().instantiate_classes()
-                self._add_stream_callbacks()
+                self._add_callbacks()
         finally:
             settings.trainer.logger = loggers
         self._check()
@@ -190,9 +193,12 @@ class TrainingCLI(LightningCLI):
             kwargs["use_distributed_sampler"] = False  # batches are shared out by the mechanism
         return super().instantiate_trainer(plugins=plugins, **kwargs)
 
-    def _add_stream_callbacks(self) -> None:
-        """Measure forgetting wherever there is something to forget."""
+    def _add_callbacks(self) -> None:
+        """Measure forgetting wherever there is something to forget, and watch what is to stay frozen."""
         callbacks = callbacks_of(self.trainer)
+        guarded = any(isinstance(callback, FrozenGuard) for callback in callbacks)
+        if isinstance(self.model, HasFrozenModules) and self.model.frozen_modules() and not guarded:
+            callbacks.insert(0, FrozenGuard())
         if isinstance(self.datamodule, TaskStream) and not any(isinstance(c, ForgettingMetrics) for c in callbacks):
             callbacks.insert(0, ForgettingMetrics())
 

@@ -3,6 +3,7 @@
 from pvision.modules.baselines import DropOnly, NonPrivate
 from pvision.modules.continual_classifier import ContinualClassifier
 from pvision.modules.mask_dp import MaskDP
+from pvision.modules.modality_detector import ModalityDetector
 from pvision.modules.private_classifier import PrivateClassifier
 from pvision.modules.private_training import PrivateTraining
 from pvision.modules.video_classifier import VideoClassifier
@@ -11,6 +12,7 @@ __all__ = [
     "ContinualClassifier",
     "DropOnly",
     "MaskDP",
+    "ModalityDetector",
     "NonPrivate",
     "PrivateClassifier",
     "PrivateTraining",

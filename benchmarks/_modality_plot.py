@@ -1,0 +1,63 @@
+"""The picture of `modality_results.py`: what is gained on the new modality against what is kept of RGB."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from _modality_arms import ARMS
+
+__all__ = ["draw"]
+
+INK, GRID = "#22303c", "#e4e7eb"
+KEPT, CHANGED = ("#0072b2", "o"), ("#d55e00", "s")  # Okabe and Ito's colours; markers for print without colours
+
+
+def draw(found: Mapping[str, Any], path: Path) -> None:
+    """Draw, for infrared and depth, average precision there over that on RGB images afterwards."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10.5, 5.2), dpi=150, layout="constrained")
+    for axis, (kind, title) in zip(
+        figure.subplots(1, 2), {"lwir-1": "simulated infrared", "depth-1": "simulated depth"}.items(), strict=True
+    ):
+        _panel(axis, found["groups"], kind, title)
+    figure.savefig(path)
+
+
+def _panel(axis: Any, groups: Mapping[str, Any], kind: str, title: str) -> None:
+    shown = [(name, groups[f"{name}/{kind}"]) for name in ARMS if f"{name}/{kind}" in groups]
+    taken: list[tuple[float, float]] = []
+    for name, group in sorted(shown, key=lambda one: one[1]["metrics"]["map_new"]["mean"]):
+        new, rgb = (100 * group["metrics"][metric]["mean"] for metric in ("map_new", "map_rgb"))
+        colour, marker = KEPT if group["detector_unchanged"] else CHANGED
+        axis.plot(rgb, new, marker, color=colour, markersize=7, zorder=3)
+        height = _free(taken, rgb, new)
+        kept = group["detector_unchanged"]
+        axis.annotate(
+            ARMS[name].title,
+            (rgb, new),
+            xytext=(rgb + (-1.5 if kept else 1.5), height),
+            fontsize=8,
+            color=colour,
+            ha="right" if kept else "left",
+            va="center",
+            arrowprops={"arrowstyle": "-", "color": "#c3cad1", "linewidth": 0.7} if abs(height - new) > 1 else None,
+        )
+    axis.plot([], [], KEPT[1], color=KEPT[0], label="detector unchanged, bit for bit")
+    axis.plot([], [], CHANGED[1], color=CHANGED[0], label="detector changed")
+    axis.legend(loc="lower left", frameon=False, fontsize=8, labelcolor=INK)
+    axis.set_xlabel("average precision on RGB images afterwards, percent", color=INK)
+    axis.set_ylabel(f"average precision on {title}, percent", color=INK)
+    axis.set_xlim(0, 100)
+    axis.set_ylim(0, 100)
+    axis.grid(color=GRID, linewidth=0.8)
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _free(taken: list[tuple[float, float]], across: float, height: float, gap: float = 3.4) -> float:
+    """Return the first height from here up that no name near by takes."""
+    while any(abs(across - x) < 30 and abs(height - y) < gap for x, y in taken):
+        height += 0.5
+    taken.append((across, height))
+    return height
