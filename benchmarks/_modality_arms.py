@@ -14,7 +14,7 @@ from pvision.detection.adaptations.zero_shot import ZeroShot
 from pvision.detection.translator import ModalityTranslator
 
 SIZE = (96, 128)
-_TRANSLATOR = (2e-3, 6e-3)
+_TRANSLATOR = (2e-3,)
 _WEIGHTS = (3e-4, 1e-3, 3e-3)
 
 
@@ -36,7 +36,7 @@ class Arm:
 
 
 def _translator(fusion: str) -> Callable[[int], Adaptation]:
-    return lambda channels: ModalityTranslator(channels, network="small", fusion=fusion, resolution=0.5)
+    return lambda channels: ModalityTranslator(channels, network="pyramid", fusion=fusion, encoder_weights="rendered")
 
 
 ARMS = {
@@ -54,6 +54,11 @@ ARMS = {
         lambda channels: VisualPrompt("weight_map", image_size=SIZE, in_channels=channels),
         (3e-2,),
     ),
+    "modtr_small": Arm(
+        "ModTr, product, small U-Net from scratch",
+        lambda channels: ModalityTranslator(channels, network="small", resolution=0.5),
+        (2e-3,),
+    ),
     "modtr": Arm("ModTr, product", _translator("product"), _TRANSLATOR),
     "modtr_sum": Arm("ModTr, sum", _translator("sum"), rate_of="modtr"),
     "modtr_none": Arm("ModTr, none", _translator("none"), rate_of="modtr"),
@@ -70,13 +75,13 @@ ARMS = {
 MAIN = (
     "modtr",
     "fine_tuning",
-    "wise",
-    "head",
-    "lora",
     "zero_shot",
     "inversion",
     "equalisation",
     "inverted_equalisation",
+    "lora",
+    "head",
+    "wise",
 )
 CORRUPTED = ("zero_shot", "fine_tuning", "wise", "modtr")
 BUDGETS = {"modtr": (0.1, 0.01), "fine_tuning": (0.1, 0.01)}

@@ -8,6 +8,7 @@ import torch
 from _modality_arms import ARMS, SIZE
 
 from pvision.detection import CompactFCOS, FixedRange, ImageInput, ModalityRouter, multiply_adds
+from pvision.detection.adaptations.cost import added_bytes, trainable_parameters
 
 ROUNDS, IMAGES = 15, 8
 
@@ -18,6 +19,7 @@ def measure_costs() -> dict[str, Any]:
     One image at a time, on one thread; every round asks each way in turn, so that all meet the same machine.
     """
     torch.set_num_threads(1)
+    kept = {name: _kept(name) for name in ARMS}
     routers = {name: _router(name) for name in ARMS}
     images = [27_000 + 4_000 * torch.rand(1, *SIZE) for _ in range(IMAGES)]
     times: dict[str, list[float]] = {name: [] for name in ARMS}
@@ -30,11 +32,20 @@ def measure_costs() -> dict[str, Any]:
                 times[name].append(1000 * (time.perf_counter() - started) / IMAGES)
     detector = CompactFCOS()
     found: dict[str, Any] = {
-        name: {"multiply_adds": _added(router), "ms": round(statistics.median(times[name]), 2)}
+        name: {"multiply_adds": _added(router), "ms": round(statistics.median(times[name]), 2), **kept[name]}
         for name, router in routers.items()
     }
     whole = multiply_adds(detector.predict, [torch.rand(3, *SIZE)])
     return {"detector": {"multiply_adds": whole}, **found}
+
+
+def _kept(name: str) -> dict[str, int]:
+    detector, adaptation = CompactFCOS(), ARMS[name].build(1)
+    adaptation.attach(detector)
+    return {
+        "trainable_parameters": trainable_parameters(detector, adaptation),
+        "added_bytes": added_bytes(detector, adaptation),
+    }
 
 
 def _router(name: str) -> ModalityRouter:

@@ -62,8 +62,6 @@ def summed(runs: Sequence[Run]) -> dict[str, Any]:
     found: dict[str, Any] = {
         "seeds": [run["settings"]["seed"] for run in runs],
         "lr": runs[0]["settings"]["lr"],
-        "trainable_parameters": runs[0]["trainable_parameters"],
-        "added_bytes": runs[0]["added_bytes"],
         "detector_unchanged": all(run["detector_sha256"] == run["detector_sha256_before"] for run in runs),
         "rgb_predictions_equal": all(run["rgb_predictions_equal"] for run in runs),
         "cpu_seconds": interval([run["cpu_seconds"] for run in runs]),
@@ -172,21 +170,18 @@ def main_table(groups: Mapping[str, Any], kind: str, costs: Mapping[str, Any]) -
         if group is None:
             continue
         values = group["metrics"]
-        cost = costs.get(name, {})
-        rows.append(
-            [
-                arm.title,
-                *(percent(values[metric]) for metric in ("map_new", "map_50_new", "map_75_new", "map_rgb")),
-                "yes" if group["detector_unchanged"] and group["rgb_predictions_equal"] else "no",
-                f"{group['trainable_parameters']:,}",
-                f"{group['added_bytes'] / 1e6:.2f} MB",
-                *([f"{cost['multiply_adds'] / 1e6:.0f} M", f"{cost['ms']:.1f}"] if cost else ["", ""]),
-            ]
-        )
-    titles = ["way", "AP", "AP50", "AP75", "AP on RGB after", "identical", "trained", "kept", "added", "ms"]
-    if not costs:
-        titles, rows = titles[:-2], [row[:-2] for row in rows]
-    return table(titles, rows)
+        row = [
+            arm.title,
+            str(len(group["seeds"])),
+            *(percent(values[metric]) for metric in ("map_new", "map_50_new", "map_75_new", "map_rgb")),
+            "yes" if group["detector_unchanged"] and group["rgb_predictions_equal"] else "no",
+        ]
+        if cost := costs.get(name):
+            row += [f"{cost['trainable_parameters']:,}", f"{cost['added_bytes'] / 1e6:.2f} MB"]
+            row += [f"{cost['multiply_adds'] / 1e6:.0f} M", f"{cost['ms']:.1f}"]
+        rows.append(row)
+    titles = ["way", "seeds", "AP", "AP50", "AP75", "AP on RGB after", "identical"]
+    return table(titles + (["trained", "kept", "added", "ms"] if costs else []), rows)
 
 
 def budget_table(groups: Mapping[str, Any]) -> list[str]:

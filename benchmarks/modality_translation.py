@@ -32,7 +32,6 @@ from pvision.callbacks._provenance import git_commit, versions
 from pvision.datamodules import RenderedModalities
 from pvision.datamodules.detection.corruptions import CORRUPTIONS, Corrupted
 from pvision.detection import CompactFCOS, FixedRange, ImageInput
-from pvision.detection.adaptations.cost import added_bytes, trainable_parameters
 from pvision.files import write_whole
 from pvision.modules import ModalityDetector
 from pvision.training.average_precision import AveragePrecision
@@ -150,10 +149,6 @@ def execute(run: Run) -> str:
     epochs = math.ceil(run.steps / math.ceil(len(data.training_positions) / BATCH))
     module = make_module(run, epochs)
     before, rgb_before = weights_sha256(module.detector), rgb_predictions(module, data)
-    size, kept = (
-        trainable_parameters(module.detector, module.adaptation),
-        added_bytes(module.detector, module.adaptation),
-    )
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         if run.sequence:
@@ -179,8 +174,6 @@ def execute(run: Run) -> str:
         "detector_sha256_before": before,
         "detector_sha256": weights_sha256(module.detector),
         "rgb_predictions_equal": same(rgb_before, rgb_predictions(module, data)),
-        "trainable_parameters": size,
-        "added_bytes": kept,
         "git_commit": git_commit(),
         "versions": versions(),
         "threads": torch.get_num_threads(),
@@ -274,7 +267,7 @@ def tuning_runs(out: Path) -> list[Run]:
 def reported_runs(seeds: list[int], out: Path) -> Iterator[Run]:
     """Yield the runs in the order of their weight, so that a broken-off comparison has the main rows first."""
     runs = [Run(name, chosen_rate(name, out), seed, out) for seed in seeds for name in ARMS]
-    yield from (run for run in runs if run.arm in MAIN)
+    yield from (run for name in MAIN for run in runs if run.arm == name)
     for run in runs:
         if run.arm in IN_SEQUENCE:
             yield replace(run, sequence=True)

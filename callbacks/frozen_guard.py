@@ -194,6 +194,7 @@ class FrozenGuard(Callback):
             )
         self._frozen = find_frozen(module, self.modules)
         if not self._frozen:
+            self._now = None  # so that no hash of an earlier fit stands in the summary of one that changes all
             rank_zero_info(f"FrozenGuard: {type(module).__name__} says that nothing is frozen, so nothing is guarded.")
             return
         self._evaluate()

@@ -1,7 +1,7 @@
 """Reading of the TIFF files that Pillow cannot read, or reads with loss: several channels of more than 8 bits.
 
 Pillow turns 16-bit colours into 8-bit ones without a word, drops channels beyond the fourth, and knows no channels of
-floating-point numbers. Only its parser of tags is used here.
+floating-point numbers; it takes signed bytes for unsigned ones. Only its parser of tags is used here.
 
 [0] TIFF, revision 6.0. Adobe, 1992.
 """
@@ -21,6 +21,7 @@ _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _OFFSETS, _SAMPLES = 256, 257, 258, 259, 2
 _ROWS, _COUNTS, _PLANAR, _PREDICTOR, _FORMAT = 278, 279, 284, 317, 339
 _UNCOMPRESSED, _DEFLATE, _OLD_DEFLATE = 1, 8, 32946
 _KINDS = {1: "u", 2: "i", 3: "f"}
+_BIG = 43  # of BigTIFF, whose header is twice as long
 
 
 class DeepTiff(NamedTuple):
@@ -86,20 +87,24 @@ def deep_tiff(path: Path) -> DeepTiff | None:
         path: a file that begins as a TIFF does.
 
     Raises:
-        DataError: if values have no type that numpy knows.
+        DataError: if values have no type that numpy knows, or the file has further pages of such values.
     """
     from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
     with path.open("rb") as file:
-        directory = ImageFileDirectory_v2(file.read(8))
+        head = file.read(8)
+        directory = ImageFileDirectory_v2(head + file.read(8) if head[2] == _BIG else head)
         file.seek(directory.next)
         directory.load(file)
         tags = {number: directory[number] for number in directory}
     samples, bits = int(tags.get(_SAMPLES, 1)), set(tags.get(_BITS, (1,)))
     formats = set(tags.get(_FORMAT, (1,)))
     widest = max(bits)
-    if not (samples > 4 or (samples > 1 and widest > 8) or widest > 32 or (widest == 32 and formats == {1})):
+    misread = (widest == 32 and formats == {1}) or (widest == 8 and formats == {2})  # as signed, as unsigned
+    if not (misread or samples > 4 or (samples > 1 and widest > 8) or widest > 32):
         return None
+    if directory.next:
+        raise DataError(f"The image {path} has several pages of {samples} channels of {widest} bits. Save it as .npy.")
     if len(bits) > 1 or len(formats) > 1 or not formats <= set(_KINDS) or not widest % 8 == 0 < widest <= 64:
         raise DataError(f"The image {path} has channels of {sorted(bits)} bits. Save them as uint16, float32 or .npy.")
     order = "<" if directory.prefix == b"II" else ">"

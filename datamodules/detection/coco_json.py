@@ -30,10 +30,12 @@ def read_coco(
     """
     content = _parsed(path)
     try:
-        if len({image["id"] for image in content["images"]}) < len(content["images"]):
-            raise DataError(f"{path} lists an image id twice. Give every image its own.")
         names = {int(category["id"]): str(category["name"]) for category in content["categories"]}
         images = {int(image["id"]): image for image in content["images"]}
+        if len(images) < len(content["images"]):
+            raise DataError(f"{path} lists an image id twice. Give every image its own.")
+        if len(names) < len(content["categories"]):
+            raise DataError(f"{path} lists a category id twice. Give every category its own.")
         boxes: dict[int, list[NamedBox]] = {number: [] for number in images}
         for annotation in content["annotations"]:
             if annotation.get("iscrowd"):
@@ -41,7 +43,7 @@ def read_coco(
                 continue
             boxes[int(annotation["image_id"])].append(_box(annotation, names, path))
         rows = [_row(image, boxes[number], path, files) for number, image in images.items()]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(

@@ -88,11 +88,12 @@ class FileDetection(DetectionDataModule):
         """List, choose, draw and check.
 
         Raises:
-            DataError: naming the image, if a file, a box or a pair has a defect.
+            DataError: naming the image, if a file, a box or a pair has a defect, or an image is listed twice.
             ConfigError: if a chosen class is unknown.
         """
         dropped: Counter[str] = Counter()
         splits = self.list_images(dropped)
+        self._refuse_repeated([*splits.train, *(splits.val or ()), *splits.test])
         self.class_names = chosen_classes(splits, self._chosen)
         train, val, test = (self._ours(rows, dropped) for rows in (splits.train, splits.val or (), splits.test))
         if splits.val is None:
@@ -110,6 +111,14 @@ class FileDetection(DetectionDataModule):
     def _ours(self, rows: Iterable[Listed], dropped: Counter[str]) -> list[Listed]:
         ordered = sorted(rows, key=lambda row: row.name)
         return only(ordered, lambda box: box.label in self.class_names, dropped)
+
+    def _refuse_repeated(self, rows: Sequence[Listed]) -> None:
+        path, count = Counter(row.path for row in rows).most_common(1)[0] if rows else (None, 0)
+        if count > 1:
+            raise DataError(
+                f"{type(self).__name__}: {path} is listed {count} times, in one list or in those for training and "
+                "test. Each image counts once, and only where it was not learned from: mend the lists."
+            )
 
     def _refuse_useless(self, kind: str, rows: Sequence[Listed]) -> None:
         if not any(row.boxes for row in rows):

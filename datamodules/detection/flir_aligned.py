@@ -12,7 +12,7 @@ from typing import Literal
 
 from pvision.checks import one_of
 from pvision.datamodules.detection.file_datamodule import FileDetection, read_names, refuse_absent_data
-from pvision.datamodules.detection.listed import Listed, NamedBox, Splits, only
+from pvision.datamodules.detection.listed import Listed, NamedBox, Splits, only, relative
 from pvision.datamodules.detection.voc_xml import read_voc
 
 __all__ = ["FLIRAligned"]
@@ -110,7 +110,7 @@ class FLIRAligned(FileDetection):
         return Splits(train, test, default=_CLASSES)
 
     def _row(self, line: str) -> Listed:
-        stem = re.sub(r"(_PreviewData|_RGB)?(\.\w+)?$", "", line)
+        stem = re.sub(r"(_PreviewData|_RGB)?(\.\w+)?$", "", relative(line, "FLIR's list"))
         images = self._root / "JPEGImages"
         raw = None if self._sixteen_bit is None else self._sixteen_bit / f"{stem}.tiff"
         return read_voc(

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pvision.datamodules.detection._deep_tiff import DeepTiff, deep_tiff
+from pvision.datamodules.detection._netpbm import deep_netpbm
 from pvision.errors import DataError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def _stored(path: Path) -> Iterator["Image | DeepTiff | _Array"]:
         raise MissingExtraError("PIL", "detection", f"Reading {path.name}") from error
     with path.open("rb") as file:
         head = file.read(4)
-    if head in (b"II*\0", b"MM\0*") and (deep := deep_tiff(path)) is not None:
+    if head in (b"II*\0", b"MM\0*", b"II+\0") and (deep := deep_tiff(path)) is not None:
         yield deep
         return
     with Image.open(path, formats=_FORMATS) as image:
@@ -158,6 +159,8 @@ def _values(path: Path, stored: "Image | DeepTiff | _Array", *, keep_alpha: bool
         return stored.read()
     if stored.format == "PNG" and stored.mode in ("RGB", "LA", "RGBA") and (kind := _deep_png_kind(path)):
         return _without_alpha(_deep_png(path, kind), 65535, path, keep=keep_alpha)
+    if stored.format == "PPM" and (deep := deep_netpbm(path)) is not None:
+        return deep
     if stored.format == "TIFF" and getattr(stored, "n_frames", 1) > 1:
         return _pages(stored, path)
     return _page(stored, path, keep_alpha=keep_alpha)

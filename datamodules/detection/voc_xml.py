@@ -3,6 +3,7 @@
 [0] Everingham et al.: The Pascal Visual Object Classes (VOC) Challenge. IJCV 2010.
 """
 
+import math
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def read_voc(path: Path, *, one_based: bool, name: str, image: Path, rgb: Path |
     root = _parsed(path)
     boxes = tuple(_box(element, path, one_based=one_based) for element in root.iter("object"))
     width, height = (_number(root, f"size/{side}", path, missing=0.0) for side in ("width", "height"))
-    size = (int(height), int(width)) if width > 0 and height > 0 else None
+    size = (int(height), int(width)) if 0 < width < math.inf and 0 < height < math.inf else None
     return Listed(name, image, boxes, str(path), rgb, size)
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from pvision.detection.detectors.detector import Detector
 from pvision.detection.records import Prediction, Target
+from pvision.errors import ConfigError
 
 __all__ = ["LabelMap"]
 
@@ -22,15 +23,18 @@ class LabelMap:
         class_names: of the data.
 
     Raises:
-        ConfigError: if the detector lacks one of the classes.
+        ConfigError: if the detector lacks one of the classes, or the data names one twice.
 
     Example:
         A detector of COCO calls a person 1 and a car 3; in data of these two classes they are 0 and 1.
     """
 
     def __init__(self, detector: Detector, class_names: Sequence[str] | None) -> None:
-        own = [name for name in detector.class_names if name]
-        self.class_names = tuple(dict.fromkeys(own if class_names is None else class_names))
+        # A detector may have two labels of one name; the labels of the data are places in this tuple.
+        own = list(dict.fromkeys(name for name in detector.class_names if name))
+        self.class_names = tuple(own if class_names is None else class_names)
+        if len(set(self.class_names)) < len(self.class_names):
+            raise ConfigError(f"class_names must name each class of the data once, but {self.class_names} came.")
         self._to_detector = torch.tensor([detector.label_of(name) for name in self.class_names], dtype=torch.int64)
         self._to_data = torch.full((len(detector.class_names),), -1)
         self._to_data[self._to_detector] = torch.arange(len(self.class_names))

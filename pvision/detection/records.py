@@ -83,10 +83,12 @@ def check_target(target: Target, *, name: str, height: int, width: int, class_na
         )
     if labels.is_floating_point() or labels.dtype == torch.bool:
         raise DataError(f"{name}: labels must be whole numbers, but {labels.dtype} came.")
-    for index, (box, label) in enumerate(zip(boxes.tolist(), labels.tolist(), strict=True)):
+    kept = boxes.to(torch.float32)  # what counts: a box thinner than float32 can tell has no area either
+    for index, (box, label) in enumerate(zip(kept.tolist(), labels.tolist(), strict=True)):
         if fault := _fault(box, label, height, width, class_names):
-            raise DataError(f"{name}: box {index} {tuple(box)} {fault} Mend or remove it in the annotations.")
-    return {"boxes": boxes.to(torch.float32), "labels": labels.to(torch.int64)}
+            written = tuple(boxes[index].tolist())
+            raise DataError(f"{name}: box {index} {written} {fault} Mend or remove it in the annotations.")
+    return {"boxes": kept, "labels": labels.to(torch.int64)}
 
 
 def _fault(box: list[float], label: int, height: int, width: int, class_names: Sequence[str]) -> str | None:

@@ -15,6 +15,7 @@ from pvision.checks import positive_int, unit_rate
 from pvision.detection.adaptations.adaptation import Adaptation
 from pvision.detection.fusions import Fusion, fusion_named
 from pvision.detection.mix_channels import MixChannels
+from pvision.detection.pyramid_unet import PYRAMID, PyramidUNet
 from pvision.detection.small_unet import PRESETS, SmallUNet
 from pvision.detection.smp_unet import SmpUNet
 from pvision.errors import ConfigError, DataError
@@ -173,11 +174,11 @@ class ModalityTranslator(Adaptation):
 
 
 def _network(network: str | nn.Module, in_channels: int, fusion: Fusion, weights: str | None) -> nn.Module:
-    named = isinstance(network, str) and ":" in network
-    if weights is not None and not named:
+    takes_weights = isinstance(network, str) and (network == PYRAMID or ":" in network)
+    if weights is not None and not takes_weights:
         raise ConfigError(
-            f"encoder_weights: {weights} is for networks of segmentation-models-pytorch, such as unet:resnet34. "
-            "Leave it out, or choose one of them."
+            f"encoder_weights: {weights} is for {PYRAMID}, and for networks of segmentation-models-pytorch such as "
+            "unet:resnet34. Leave it out, or choose one of them."
         )
     if isinstance(network, nn.Module):
         return network
@@ -188,13 +189,17 @@ def _network(network: str | nn.Module, in_channels: int, fusion: Fusion, weights
     return made
 
 
-def _named_network(name: str, in_channels: int, out_channels: int, weights: str | None) -> SmallUNet | SmpUNet:
+def _named_network(
+    name: str, in_channels: int, out_channels: int, weights: str | None
+) -> SmallUNet | PyramidUNet | SmpUNet:
+    if name == PYRAMID:
+        return PyramidUNet(in_channels, out_channels, encoder_weights=weights)
     if isinstance(name, str) and ":" in name:
         return SmpUNet(name, in_channels=in_channels, out_channels=out_channels, encoder_weights=weights)
     if not isinstance(name, str) or name not in PRESETS:
         raise ConfigError(
-            f"network must be one of {', '.join(PRESETS)}, an architecture and encoder of segmentation-models-pytorch "
-            f"such as unet:resnet34, or a module, but {name!r} came."
+            f"network must be one of {', '.join(PRESETS)}, {PYRAMID}, an architecture and encoder of "
+            f"segmentation-models-pytorch such as unet:resnet34, or a module, but {name!r} came."
         )
     width, depth = PRESETS[name]
     return SmallUNet(in_channels, out_channels, width=width, depth=depth)

@@ -7,6 +7,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from typing_extensions import override
@@ -99,22 +100,21 @@ class ModalityDetector(pl.LightningModule):
             adaptation: how the detector is made to work on it.
 
         Raises:
-            ConfigError: if it is known already, or is ``"rgb"`` and the adaptation leaves the detector as it is.
+            ConfigError: if it is known already, or is ``"rgb"`` and the adaptation leaves the detector as it is or the
+                input is another one than RGB's; then nothing has changed.
         """
-        if modality == RGB and not adaptation.changes_detector:
-            raise ConfigError(
-                f"model.modality is 'rgb', which the detector sees unchanged: {type(adaptation).__name__} would have "
-                "nothing to do. Name another modality, or train the detector itself with model.adaptation FineTuning."
-            )
-        for earlier in self.router.adaptations.values():
-            earlier.requires_grad_(False)
+        earlier = list(self.router.adaptations.values())
         if modality == RGB:
+            self._check_rgb(input, adaptation)
             adaptation.attach(self.detector)
             self.of_rgb = adaptation
         else:
             self.router.add(modality, input, adaptation)
             self._given[0].add(modality, input, ZeroShot(input.channels))
-        self.modality, self._adaptation, self._consolidated = modality, (adaptation,), False
+        for learned in earlier:
+            learned.requires_grad_(False)
+        # Untrained, there is nothing to consolidate: LoRA would lose the updates that are to be trained.
+        self.modality, self._adaptation, self._consolidated = modality, (adaptation,), True
         self.train()  # which a frozen detector does not follow
 
     def frozen_modules(self) -> Mapping[str, nn.Module]:
@@ -178,6 +178,11 @@ class ModalityDetector(pl.LightningModule):
         self._val_score.update(self(batch.images, batch.modality), batch.targets)
 
     @override
+    def on_validation_start(self) -> None:
+        if self.trainer.state.fn == TrainerFn.VALIDATING:  # not in the middle of training
+            self._consolidate()
+
+    @override
     def on_validation_epoch_end(self) -> None:
         values = self._val_score.compute()
         self._val_score.reset()
@@ -197,7 +202,9 @@ class ModalityDetector(pl.LightningModule):
         self._consolidate()
         self._given[0].to(self.device)
         names = getattr(getattr(self.trainer, "datamodule", None), "test_modalities", None)
-        names = names or tuple(f"loader_{place}" for place in range(len(self.trainer.num_test_batches)))
+        loaders = len(self.trainer.num_test_batches)
+        if names is None or len(names) != loaders:  # or they are of a data module that was given before
+            names = tuple(f"loader_{place}" for place in range(loaders))
         named = ["new" if name == self.modality else name for name in names]
         self._test_scores = DetectionScores(named, self._labels.class_names).to(self.device)
 
@@ -252,6 +259,11 @@ class ModalityDetector(pl.LightningModule):
         held = checkpoint[_KEY]
         self._consolidated = held["consolidated"]
         if (wanted := held.get("detector_sha256")) is None:
+            if self.detector.frozen:
+                raise ConfigError(
+                    f"The checkpoint holds a detector that was trained, but {type(self.adaptation).__name__} leaves "
+                    "the detector frozen. Give the model.adaptation that it was trained with."
+                )
             return
         if (found := weights_sha256(self.detector)) != wanted:
             raise ConfigError(
@@ -260,6 +272,19 @@ class ModalityDetector(pl.LightningModule):
             )
         own = self.state_dict()
         checkpoint["state_dict"] |= {name: value for name, value in own.items() if name.startswith(_DETECTOR)}
+
+    def _check_rgb(self, input: ImageInput, adaptation: Adaptation) -> None:
+        if not adaptation.changes_detector:
+            raise ConfigError(
+                f"model.modality is 'rgb', which the detector sees unchanged: {type(adaptation).__name__} would have "
+                "nothing to do. Name another modality, or train the detector itself with model.adaptation FineTuning."
+            )
+        own = self.router.inputs[RGB]
+        if not isinstance(own, ImageInput) or input.describe() != own.describe():
+            raise ConfigError(
+                f"model.input of the modality 'rgb' is always {own}, but {input} came. Give that one, and images "
+                "from 0 to 255."
+            )
 
     def _consolidate(self) -> None:
         if not self._consolidated:

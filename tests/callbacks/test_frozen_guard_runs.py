@@ -222,3 +222,10 @@ def test_two_processes_stop_together(ranks, misdeed: str, batches: int | None, m
     expected = message if batches is None else f"{batches} {message}"
     assert answers[0][0] == "returned"
     assert answers[0][1].startswith(expected)
+
+
+def test_a_fit_that_freezes_nothing_reports_no_hash_of_the_fit_before_it() -> None:
+    module, guard = Knows(), FrozenGuard()
+    assert fit(module, guard).summary_metrics()
+    module.frozen_modules = dict
+    assert fit(module, guard).summary_metrics() == {}

@@ -10,7 +10,15 @@ from small_detectors import small_fcos
 from small_scenes import SmallScenes
 
 from pvision.callbacks import ForgettingMetrics, FrozenGuard
-from pvision.detection import FineTuning, FixedRange, ImageInput, ModalityTranslator, WiSEFineTuning, ZeroShot
+from pvision.detection import (
+    DetectorLoRA,
+    FineTuning,
+    FixedRange,
+    ImageInput,
+    ModalityTranslator,
+    WiSEFineTuning,
+    ZeroShot,
+)
 from pvision.errors import ConfigError
 from pvision.modules import ModalityDetector
 from pvision.weights_hash import weights_sha256
@@ -257,3 +265,62 @@ def test_what_does_not_fit_is_refused_before_training(tmp_path):
     strange.class_names = ("person", "unicorn")
     with pytest.raises(ConfigError, match="unicorn"):
         trainer_with(tmp_path).fit(module_with(), datamodule=strange)
+
+
+@pytest.mark.parametrize("adaptation", [DetectorLoRA, partial(WiSEFineTuning, interpolation=0.3)])
+def test_a_test_before_training_changes_nothing_and_training_goes_on_from_there(tmp_path, adaptation):
+    module = module_with(adaptation)
+    before = weights_sha256(module.detector)
+    trainer_with(tmp_path).test(module, datamodule=SmallScenes(), verbose=False)
+    assert weights_sha256(module.detector) == before
+    trainer_with(tmp_path).fit(module, datamodule=SmallScenes())
+    assert weights_sha256(module.detector) != before
+
+
+def test_a_frozen_detector_takes_no_weights_from_a_checkpoint(tmp_path):
+    tuned = module_with(FineTuning())
+    trainer = trainer_with(tmp_path)
+    trainer.fit(tuned, datamodule=SmallScenes())
+    trainer.save_checkpoint(tmp_path / "tuned.ckpt")
+    module = module_with(ZeroShot())
+    before = weights_sha256(module.detector)
+    with pytest.raises(ConfigError, match="frozen"):
+        trainer_with(tmp_path).test(
+            module, datamodule=SmallScenes(), ckpt_path=tmp_path / "tuned.ckpt", verbose=False, weights_only=True
+        )
+    assert weights_sha256(module.detector) == before
+
+
+def test_validation_alone_measures_what_the_test_measures(tmp_path):
+    class Stop(pl.Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            trainer.save_checkpoint(tmp_path / "tuned.ckpt")
+
+    module = module_with(WiSEFineTuning(interpolation=0.5))
+    trainer_with(tmp_path, Stop(), max_steps=1).fit(module, datamodule=SmallScenes())
+    fresh = module_with(WiSEFineTuning(interpolation=0.5))
+    trainer_with(tmp_path).validate(
+        fresh, datamodule=SmallScenes(), ckpt_path=tmp_path / "tuned.ckpt", verbose=False, weights_only=True
+    )
+    assert weights_sha256(fresh.detector) == weights_sha256(module.detector)
+
+
+def test_a_refused_modality_leaves_the_last_one_in_training():
+    module = module_with()
+    with pytest.raises(ConfigError, match="known already"):
+        module.learn("lwir", LWIR(), ModalityTranslator(1, network="tiny"))
+    assert module.trained_parameters() == list(module.adaptation.parameters())
+
+
+def test_loaders_without_a_data_module_get_names_of_their_own(tmp_path):
+    module, data = module_with(), SmallScenes()
+    trainer = trainer_with(tmp_path)
+    trainer.test(module, datamodule=data, verbose=False)
+    trainer.test(module, [data.test_dataloader()[0]], verbose=False)  # Lightning still knows the data module
+    assert "detection/map_loader_0" in trainer.callback_metrics
+    assert "detection/map_rgb" not in trainer.callback_metrics
+
+
+def test_rgb_takes_no_other_input():
+    with pytest.raises(ConfigError, match=r"model\.input"):
+        module_with(FineTuning(3), modality="rgb", image_input=ImageInput(3, scaling=FixedRange(0, 1)))

@@ -8,7 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from pvision.detection.adaptations.three_channels import InThreeChannels
 from pvision.detection.detectors.detector import Detector
 
-__all__ = ["DetectorAdaptation", "batch_norms", "keep_statistics"]
+__all__ = ["DetectorAdaptation", "batch_norms", "keep_statistics", "let_statistics_move"]
 
 
 class DetectorAdaptation(InThreeChannels):
@@ -38,6 +38,13 @@ def keep_statistics(layer: nn.Module) -> None:
     """Make a layer normalise by the statistics that it has, and leave them, whichever mode it is put into."""
     if _stay_in_evaluation not in layer._forward_pre_hooks.values():
         layer.register_forward_pre_hook(_stay_in_evaluation)
+
+
+def let_statistics_move(layer: nn.Module) -> None:
+    """Undo `keep_statistics`."""
+    for key, hook in list(layer._forward_pre_hooks.items()):
+        if hook is _stay_in_evaluation:
+            del layer._forward_pre_hooks[key]
 
 
 def _stay_in_evaluation(layer: nn.Module, inputs: object) -> None:

@@ -6,7 +6,12 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from pvision.checks import one_of
-from pvision.detection.adaptations.detector_adaptation import DetectorAdaptation, batch_norms, keep_statistics
+from pvision.detection.adaptations.detector_adaptation import (
+    DetectorAdaptation,
+    batch_norms,
+    keep_statistics,
+    let_statistics_move,
+)
 from pvision.detection.detectors.detector import Detector
 
 __all__ = ["FineTuning"]
@@ -46,8 +51,7 @@ class FineTuning(DetectorAdaptation):
             for parameter in detector.head_parameters():
                 parameter.requires_grad_(True)
         for layer in batch_norms(detector).values():
-            if not self._moves(layer):
-                keep_statistics(layer)
+            (let_statistics_move if self._moves(layer) else keep_statistics)(layer)
 
     @override
     def changed_state(self, detector: Detector) -> dict[str, Tensor]:

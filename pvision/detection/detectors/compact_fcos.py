@@ -4,25 +4,23 @@
 loss and the post-processing are torchvision's.
 """
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch.nn.functional as F
-from torch import Tensor, nn
-from typing_extensions import override
+from torch import nn
 
 from pvision.checks import positive_int
+from pvision.detection.detectors.pyramid import FeaturePyramid
 from pvision.detection.detectors.torchvision_network import TorchvisionNetwork, torchvision_detection
 from pvision.detection.detectors.weights_file import load_weights
 from pvision.errors import ConfigError
 
-__all__ = ["CompactFCOS"]
+__all__ = ["RENDERED_WEIGHTS", "CompactFCOS"]
 
 _RENDERED_CLASSES = ("person", "quadruped", "vehicle")
-_RENDERED_WEIGHTS = Path(__file__).with_name("rendered.safetensors")
+RENDERED_WEIGHTS = Path(__file__).with_name("rendered.safetensors")
 _SIZE = (96, 128)
 
 
@@ -60,13 +58,13 @@ class CompactFCOS(TorchvisionNetwork):
             )
         super().__init__(_network(len(names), width), names)
         if weights is not None:
-            load_weights(self.network, _RENDERED_WEIGHTS if weights == "rendered" else Path(weights))
+            load_weights(self.network, RENDERED_WEIGHTS if weights == "rendered" else Path(weights))
 
 
 def _network(classes: int, width: int) -> Any:
     detection = torchvision_detection()
     return detection.FCOS(
-        _Pyramid(width),
+        FeaturePyramid(width),
         num_classes=classes,
         min_size=min(_SIZE),
         max_size=max(_SIZE),
@@ -88,49 +86,3 @@ def _head(fcos: Any, width: int, classes: int) -> Any:
     head.classification_head = fcos.FCOSClassificationHead(width, 1, classes, 2, norm_layer=norm_layer)
     head.regression_head = fcos.FCOSRegressionHead(width, 1, 2, norm_layer=norm_layer)
     return head
-
-
-class _Pyramid(nn.Module):
-    """Maps of strides 4, 8 and 16, each ``width`` channels; stride 32 gives them context."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.out_channels = width
-        channels = (width, 2 * width, 2 * width, 2 * width)
-        self.stem = _conv(3, width // 2, stride=2)
-        self.stages = nn.ModuleList()
-        for before, after in zip((width // 2, *channels), channels, strict=False):
-            self.stages.append(nn.Sequential(_conv(before, after, stride=2), _Residual(after)))
-        self.across = nn.ModuleList(nn.Conv2d(count, width, 1) for count in channels)
-        self.smooth = nn.ModuleList(_conv(width, width) for _ in range(3))
-
-    @override
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        maps = []
-        value = self.stem(images)
-        for stage, across in zip(self.stages, self.across, strict=True):
-            value = stage(value)
-            maps.append(across(value))
-        above = maps.pop()
-        levels = []
-        for own, smooth in zip(reversed(maps), self.smooth, strict=True):
-            above = own + F.interpolate(above, size=own.shape[-2:])
-            levels.append(smooth(above))
-        return OrderedDict((str(place), level) for place, level in enumerate(reversed(levels)))
-
-
-class _Residual(nn.Module):
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.first = _conv(channels, channels)
-        self.second = nn.Sequential(nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels))
-
-    @override
-    def forward(self, value: Tensor) -> Tensor:
-        return F.relu(value + self.second(self.first(value)))
-
-
-def _conv(before: int, after: int, *, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()
-    )

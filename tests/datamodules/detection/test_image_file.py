@@ -293,3 +293,49 @@ def test_an_image_that_its_tag_turns_is_refused(tmp_path, name):
         image_shape(path)
     exif[0x0112] = 1
     assert image_shape(save(path, np.zeros((4, 6), np.uint8), exif=exif)) == (1, 4, 6)
+
+
+@pytest.mark.parametrize("largest", [1023, 16383, 65535])
+def test_netpbm_values_are_neither_stretched_nor_squeezed(tmp_path, largest):
+    grey = np.array([[7, 300], [0, largest]], np.uint16)
+    colour = np.arange(12, dtype=np.uint16).reshape(2, 2, 3) * (largest // 12)
+    (tmp_path / "a.pgm").write_bytes(b"P5 # counts\n2 2\n%d\n" % largest + grey.astype(">u2").tobytes())
+    (tmp_path / "a.ppm").write_bytes(b"P6\n2 2\n%d\n" % largest + colour.astype(">u2").tobytes())
+    as_read(tmp_path / "a.pgm", grey)
+    as_read(tmp_path / "a.ppm", np.moveaxis(colour, -1, 0))
+
+
+def test_damaged_and_textual_netpbm_files_are_refused(tmp_path):
+    (tmp_path / "a.pgm").write_bytes(b"P5\n2 2\n1023\n\0\0\0")
+    with pytest.raises(DataError, match=r"a\.pgm is truncated"):
+        read_image(tmp_path / "a.pgm")
+    (tmp_path / "b.pgm").write_bytes(b"P2\n1 2\n1023\n7 1023\n")
+    with pytest.raises(DataError, match=r"b\.pgm holds values up to 1023 as text"):
+        read_image(tmp_path / "b.pgm")
+
+
+def test_signed_bytes_stay_signed(tmp_path):
+    values = np.array([[[-5, 3], [100, -128]]], np.int8)
+    (tmp_path / "a.tif").write_bytes(raw_tiff(values))
+    as_read(tmp_path / "a.tif", values)
+
+
+def test_sixteen_bit_colours_of_a_bigtiff_keep_their_bits(tmp_path):
+    values = np.arange(12, dtype=np.uint16).reshape(3, 2, 2) * 5000
+    save(tmp_path / "a.tif", np.zeros((2, 2), np.uint16), big_tiff=True)
+    assert read_image(tmp_path / "a.tif").shape == (1, 2, 2)
+    fields = {256: 2, 257: 2, 258: 16, 259: 1, 262: 2, 273: 16, 277: 3, 278: 2, 279: 24, 284: 1, 339: 1}
+    entries = b"".join(struct.pack("<HHQQ", number, 3, 1, value) for number, value in fields.items())
+    pixels = np.moveaxis(values, 0, -1).tobytes()
+    head = b"II" + struct.pack("<HHHQ", 43, 8, 0, 16 + len(pixels))
+    (tmp_path / "b.tif").write_bytes(head + pixels + struct.pack("<Q", len(fields)) + entries + b"\0" * 8)
+    as_read(tmp_path / "b.tif", values)
+
+
+def test_further_pages_of_deep_colours_are_refused_and_not_lost(tmp_path):
+    one = raw_tiff(np.ones((3, 2, 2), np.uint16))
+    directory = struct.unpack("<I", one[4:8])[0]
+    end = directory + 2 + 12 * struct.unpack("<H", one[directory : directory + 2])[0]
+    (tmp_path / "a.tif").write_bytes(one[:end] + struct.pack("<I", directory) + one[end + 4 :])
+    with pytest.raises(DataError, match="several pages of 3 channels of 16 bits"):
+        image_shape(tmp_path / "a.tif")

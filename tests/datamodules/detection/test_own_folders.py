@@ -283,3 +283,28 @@ def test_rgb_images_of_ones_own_are_three_channels(voc_folder):
     data = ready(voc(voc_folder, modality="rgb"))
     assert everything(data.test_sets["rgb"]).images[0].shape == (3, 24, 32)
     assert data.test_modalities == ("rgb",)
+
+
+def test_an_image_for_training_and_test_is_refused(coco):
+    coco.make.coco(coco.root / "test.json", {"a/3.png": [PERSON]}, ["person", "dog"])
+    with pytest.raises(DataError, match=r"3\.png is listed 2 times"):
+        coco.module(test_annotations=str(coco.root / "test.json")).setup()
+
+
+@pytest.mark.parametrize(
+    ("kind", "twin", "message"),
+    [("images", "1", "an image id twice"), ("categories", 1.0, "a category id twice")],
+)
+def test_ids_that_become_equal_are_refused(coco, kind, twin, message):
+    def change(content):
+        content[kind][0]["id"], content[kind][1]["id"] = 1, twin
+
+    coco.edit(change)
+    with pytest.raises(DataError, match=message):
+        coco.module().setup()
+
+
+def test_a_box_that_is_too_thin_for_float32_is_refused(coco):
+    coco.edit(lambda content: content["annotations"][0].update(bbox=[20, 5, 1e-9, 5]))
+    with pytest.raises(DataError, match="has no area"):
+        coco.module().setup()

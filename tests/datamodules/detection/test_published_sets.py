@@ -246,3 +246,9 @@ def test_damaged_text_annotations_are_named(kaist):
     (kaist / "annotations/set00/V000/I00019.txt").write_text("person 1 2 3\n")
     with pytest.raises(DataError, match=r"I00019\.txt: a line must be a class and left, top, width, height"):
         KAIST(root=str(kaist)).setup()
+
+
+def test_flirs_lists_stay_in_their_folder(flir):
+    (flir / "align_train.txt").write_text("../../elsewhere_PreviewData\n")
+    with pytest.raises(DataError, match="leaves the data's folder"):
+        FLIRAligned(root=str(flir)).setup()

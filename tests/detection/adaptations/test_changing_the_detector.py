@@ -228,3 +228,11 @@ def test_a_detector_that_was_not_attached_is_refused():
 def test_settings_out_of_range_are_refused(make, message):
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+def test_statistics_that_stood_still_for_one_modality_can_move_for_the_next():
+    both = Both(FineTuning())
+    FineTuning(norm="train").attach(both.detector)
+    before = buffers(both.detector)
+    both.step()
+    assert len(unchanged(before, buffers(both.detector))) < len(before)
