@@ -16,11 +16,11 @@ def draw(found: Mapping[str, Any], path: Path) -> None:
     """Draw, for infrared and depth, average precision there over that on RGB images afterwards."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10.5, 5.2), dpi=150, layout="constrained")
-    for axis, (kind, title) in zip(
-        figure.subplots(1, 2), {"lwir-1": "simulated infrared", "depth-1": "simulated depth"}.items(), strict=True
-    ):
-        _panel(axis, found["groups"], kind, title)
+    kinds = {"lwir-1": "simulated infrared", "depth-1": "simulated depth"}
+    shown = [kind for kind in kinds if any(name.endswith(f"/{kind}") for name in found["groups"])]
+    figure = Figure(figsize=(1 + 5 * len(shown), 5.2), dpi=150, layout="constrained")
+    for axis, kind in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+        _panel(axis, found["groups"], kind, kinds[kind])
     figure.savefig(path)
 
 
@@ -31,15 +31,15 @@ def _panel(axis: Any, groups: Mapping[str, Any], kind: str, title: str) -> None:
         new, rgb = (100 * group["metrics"][metric]["mean"] for metric in ("map_new", "map_rgb"))
         colour, marker = KEPT if group["detector_unchanged"] else CHANGED
         axis.plot(rgb, new, marker, color=colour, markersize=7, zorder=3)
-        height = _free(taken, rgb, new)
         kept = group["detector_unchanged"]
+        height = _free(taken, rgb + (20 if kept else -20), new)
         axis.annotate(
             ARMS[name].title,
             (rgb, new),
-            xytext=(rgb + (-1.5 if kept else 1.5), height),
+            xytext=(rgb + (2 if kept else -2), height),
             fontsize=8,
             color=colour,
-            ha="right" if kept else "left",
+            ha="left" if kept else "right",
             va="center",
             arrowprops={"arrowstyle": "-", "color": "#c3cad1", "linewidth": 0.7} if abs(height - new) > 1 else None,
         )
@@ -49,13 +49,13 @@ def _panel(axis: Any, groups: Mapping[str, Any], kind: str, title: str) -> None:
     axis.set_xlabel("average precision on RGB images afterwards, percent", color=INK)
     axis.set_ylabel(f"average precision on {title}, percent", color=INK)
     axis.set_xlim(0, 100)
-    axis.set_ylim(0, 100)
+    axis.set_ylim(0, 60)
     axis.grid(color=GRID, linewidth=0.8)
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
 
 
-def _free(taken: list[tuple[float, float]], across: float, height: float, gap: float = 3.4) -> float:
+def _free(taken: list[tuple[float, float]], across: float, height: float, gap: float = 2.2) -> float:
     """Return the first height from here up that no name near by takes."""
     while any(abs(across - x) < 30 and abs(height - y) < gap for x, y in taken):
         height += 0.5

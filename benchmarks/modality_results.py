@@ -28,7 +28,7 @@ Run = Mapping[str, Any]
 def aggregate(folder: Path) -> dict[str, Any]:
     """Return all runs of a folder, by what they share but for the seed."""
     groups: dict[str, list[Run]] = defaultdict(list)
-    for path in sorted(folder.glob("*.json")):
+    for path in sorted(folder.glob("*-*.json")):
         run = json.loads(path.read_text())
         settings = run["settings"]
         kind = "sequence" if settings["sequence"] else f"{settings['modality']}-{settings['budget']:g}"
@@ -121,34 +121,25 @@ def page(found: Mapping[str, Any]) -> str:
             f"- **Made with** torch {common['versions'].get('torch')}, {common['threads']} thread, "
             f"at commit {', '.join(common['commits'])}.",
             "",
+            *summary(groups),
+            "",
             "![Average precision on infrared against that on RGB images afterwards](images/modality_translation.png)",
             "",
-            "## Simulated infrared",
-            "",
-            *main_table(groups, "lwir-1", found["costs"]),
-            "",
-            "Identical: the detector's SHA-256 before and after, and boxes, scores and labels of 50 RGB images,",
-            "bit for bit, in every run of the row. Added: multiply-adds per image beside the detector's own,",
-            f"{found['costs'].get('detector', {}).get('multiply_adds', 0) / 1e6:.0f} M; ms: a whole prediction.",
-            "",
-            "## Simulated depth (two channels: distance and amplitude)",
-            "",
-            *main_table(groups, "depth-1", {}),
-            "",
-            "## Few labels",
-            "",
-            *budget_table(groups),
-            "",
-            "## Spoilt images",
-            "",
-            "CIFAR-10-C's severity 3 on the image's own range (`pvision.datamodules.detection.corruptions`).",
-            "",
-            *corrupted_table(groups),
-            "",
-            "## Two modalities, one after the other",
-            "",
-            *sequence_table(groups),
-            "",
+            *section(
+                "Simulated infrared",
+                main_table(groups, "lwir-1", found["costs"]),
+                "Identical: the detector's SHA-256 before and after, and boxes, scores and labels of 50 RGB images,",
+                "bit for bit, in every run of the row. Added: multiply-adds per image beside the detector's own,",
+                f"{found['costs'].get('detector', {}).get('multiply_adds', 0) / 1e6:.0f} M; ms: a whole prediction.",
+            ),
+            *section("Simulated depth (two channels: distance and amplitude)", main_table(groups, "depth-1", {})),
+            *section("Few labels", budget_table(groups)),
+            *section(
+                "Spoilt images",
+                corrupted_table(groups),
+                "CIFAR-10-C's severity 3 on the image's own range (`pvision.datamodules.detection.corruptions`).",
+            ),
+            *section("Two modalities, one after the other", sequence_table(groups)),
             "## Learning rates tried",
             "",
             *table(
@@ -161,6 +152,32 @@ def page(found: Mapping[str, Any]) -> str:
             "",
         ]
     )
+
+
+def summary(groups: Mapping[str, Any]) -> list[str]:
+    """Return what the main rows say, and what has not been measured."""
+    zero_shot, tuned, translated = (
+        {name: 100 * groups[f"{arm}/lwir-1"]["metrics"][name]["mean"] for name in ("map_new", "map_rgb")}
+        for arm in ("zero_shot", "fine_tuning", "modtr")
+    )
+    kinds = {"depth-1": "depth", "lwir-0.01": "few labels", "sequence": "two modalities in sequence"}
+    missing = [text for kind, text in kinds.items() if not any(name.endswith(f"/{kind}") for name in groups)]
+    missing += [arm.title for name, arm in ARMS.items() if f"{name}/lwir-1" not in groups]
+    lines = [
+        f"ModTr ends {translated['map_new'] - zero_shot['map_new']:.1f} AP above zero-shot and "
+        f"{tuned['map_new'] - translated['map_new']:.1f} below full fine-tuning; RGB images lose nothing by it, and "
+        f"{zero_shot['map_rgb'] - tuned['map_rgb']:.1f} AP by fine-tuning.",
+    ]
+    if missing:
+        lines += ["", f"The command measures these too, but they have not been run here: {', '.join(missing)}."]
+    return lines
+
+
+def section(title: str, rows: Sequence[str], *explanation: str) -> list[str]:
+    """Return a section of the page, nothing if its table has no rows."""
+    if len(rows) <= 2:
+        return []
+    return [f"## {title}", "", *rows, "", *explanation, *([""] if explanation else [])]
 
 
 def main_table(groups: Mapping[str, Any], kind: str, costs: Mapping[str, Any]) -> list[str]:
