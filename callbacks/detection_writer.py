@@ -7,7 +7,6 @@ from typing import Any
 import lightning.pytorch as pl
 import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.utilities import rank_zero_warn
 from typing_extensions import override
 
 from pvision.detection.records import Prediction
@@ -26,9 +25,9 @@ class DetectionWriter(Callback):
 
     in pixels. It reads what ``predict_step`` returns: a mapping with ``names`` of the images and ``predictions``, each
     a `pvision.detection.records.Prediction`. The names of classes come from ``class_names`` of the data module, or of
-    the module; without them, numbers stand there. In a module whose predictions look different it writes nothing and
-    says so. With several processes rank 0 writes the detections of all of them, every image once, in the order of the
-    names. Nothing is written under ``fast_dev_run``.
+    the module; without them, numbers stand there. In a module whose predictions look different it writes nothing.
+    With several processes rank 0 writes the detections of all of them, every image once, in the order of the names.
+    Nothing is written under ``fast_dev_run``.
 
     Example:
         >>> DetectionWriter().state_dict()
@@ -55,9 +54,7 @@ class DetectionWriter(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         if not isinstance(outputs, Mapping) or not {"names", "predictions"} <= outputs.keys():
-            if batch_idx == 0:
-                rank_zero_warn("predict_step returns no 'names' and 'predictions': detections.json is not written.")
-            return
+            return  # no detections: another writer's business
         self._seen = True
         data = getattr(trainer, "datamodule", None)
         classes = getattr(data, "class_names", ()) or getattr(pl_module, "class_names", ())

@@ -1,12 +1,13 @@
 """pybullet, which only rendering needs: imported when it is used."""
 
+import atexit
 import importlib.util
 from pathlib import Path
 from typing import Any
 
 from pvision.errors import MissingExtraError
 
-__all__ = ["bullet", "bullet_data", "require_bullet"]
+__all__ = ["bullet", "bullet_data", "new_world", "require_bullet"]
 
 
 def bullet() -> Any:
@@ -19,6 +20,20 @@ def bullet() -> Any:
     import pybullet
 
     return pybullet
+
+
+def new_world() -> Any:
+    """Return a connection of its own, with pybullet's functions: what one world holds no other one draws.
+
+    Raises:
+        MissingExtraError: if pybullet is not installed.
+    """
+    world = bullet()
+    from pybullet_utils.bullet_client import BulletClient
+
+    client = BulletClient(connection_mode=world.DIRECT)
+    atexit.register(lambda: client.disconnect())  # left to itself it complains when the interpreter ends
+    return client
 
 
 def bullet_data() -> Path:

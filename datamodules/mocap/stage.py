@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pvision.datamodules.mocap.body import JOINTS, LINK_OFFSET, Poses
-from pvision.datamodules.mocap.bullet import bullet, bullet_data
+from pvision.datamodules.mocap.bullet import bullet_data, new_world
 from pvision.datamodules.mocap.palette import IndexedClip, garments, posterize
 from pvision.datamodules.mocap.scenes import Scene
 
@@ -30,8 +30,7 @@ class Stage:
     """
 
     def __init__(self) -> None:
-        self._bullet = bullet()
-        self._bullet.connect(self._bullet.DIRECT)
+        self._bullet = new_world()
         self._bullet.setAdditionalSearchPath(str(bullet_data()))
         self._floor = self._bullet.loadURDF("plane.urdf")
         self._body = self._bullet.loadURDF(

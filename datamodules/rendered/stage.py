@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pvision.datamodules.mocap.body import JOINTS, LINK_OFFSET, SHIRT
-from pvision.datamodules.mocap.bullet import bullet, bullet_data
+from pvision.datamodules.mocap.bullet import bullet_data, new_world
 from pvision.datamodules.mocap.motions import load_motion
 from pvision.datamodules.mocap.quaternions import from_rotation_vector, multiply
 from pvision.datamodules.rendered.camera import FIELD_OF_VIEW, HEIGHT, WIDTH, Camera
@@ -44,8 +44,7 @@ class Stage:
     """
 
     def __init__(self) -> None:
-        self._bullet = bullet()
-        self._bullet.connect(self._bullet.DIRECT)
+        self._bullet = new_world()
         self._bullet.setAdditionalSearchPath(str(bullet_data()))
         self._bodies = [[self._load(kind, model) for model in range(MODELS[kind])] for kind in range(len(KINDS))]
         self._surfaces = [_surface_of_link(self._bullet, kind, self._bodies[kind][0]) for kind in range(len(KINDS))]

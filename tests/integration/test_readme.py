@@ -31,10 +31,18 @@ def test_the_example_trains_and_prints_the_guarantee(
 
 @pytest.mark.slow
 def test_the_example_of_a_stream_learns_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, example, adapters, _ = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    _, example, adapters, *_ = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     monkeypatch.chdir(tmp_path)
     quiet = example.replace("max_epochs=3", "max_epochs=1, accelerator='cpu', logger=False, log_every_n_steps=1")
     names: dict[str, object] = {}
     exec(compile(quiet, "README.md", "exec"), names)
     exec(compile(adapters, "README.md", "exec"), names)
     assert len((tmp_path / "accuracy_matrix.csv").read_text().splitlines()) == 6
+
+
+def test_the_example_of_another_modality_predicts() -> None:
+    *_, modality, _ = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    names: dict[str, object] = {}
+    exec(compile(modality, "README.md", "exec"), names)
+    (found,) = names["found"]  # type: ignore[misc]  # a list of one image's detections
+    assert {"boxes", "scores", "labels"} <= found.keys()
