@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import lightning.pytorch as pl
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
+from pvision.continual._collectives import from_all
 from pvision.errors import ConfigError, DataError
 
 __all__ = ["Evaluation", "Measured", "Metric", "Pairs", "choose", "per_class", "per_loader"]
@@ -62,7 +62,7 @@ class Evaluation:
         """
         finished = {name: float(value) for name, value in trainer.callback_metrics.items() if name[:10] != "continual/"}
         sums = {name: (float(total), int(records)) for name, (total, records) in self._sums.items()}
-        parts = _gathered((self._pairs, sums, finished))
+        parts = from_all((self._pairs, sums, finished))
         pairs: dict[str, dict[int, Pairs]] = {name: {} for name in _OUTPUTS.values()}
         for mine, _, _ in parts:
             for name, loaders in mine.items():
@@ -184,14 +184,6 @@ def _means(trainer: pl.Trainer, loader: int | None) -> list[Any]:
         if one.is_tensor and not one.has_reset and one.meta.is_mean_reduction and one.meta.on_epoch
         if one.meta.dataloader_idx == loader
     ]
-
-
-def _gathered(mine: Any) -> list[Any]:
-    if not (dist.is_available() and dist.is_initialized()):
-        return [mine]
-    parts: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(parts, mine)
-    return parts
 
 
 def _agreed(logged: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
-import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
 from typing_extensions import override
 
+from pvision.continual._collectives import from_all
 from pvision.detection.records import Prediction
 from pvision.files import write_whole
 from pvision.training.run_files import is_trial, run_folder
@@ -74,11 +74,7 @@ class DetectionWriter(Callback):
         print(f"Detections: {path}")
 
     def _gather(self) -> None:
-        if not (dist.is_available() and dist.is_initialized()):
-            return
-        parts: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(parts, (self._seen, self._found))
-        for seen, found in parts:
+        for seen, found in from_all((self._seen, self._found)):
             self._seen = self._seen or seen
             self._found = found | self._found
 

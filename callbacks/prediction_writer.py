@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import lightning.pytorch as pl
-import torch.distributed as dist
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_warn
 from typing_extensions import override
 
+from pvision.continual._collectives import from_all
 from pvision.files import write_whole
 from pvision.training.run_files import is_trial, run_folder
 
@@ -79,11 +79,7 @@ class PredictionWriter(Callback):
         print(f"Predictions: {path}")
 
     def _gather(self) -> None:
-        if not (dist.is_available() and dist.is_initialized()):
-            return
-        parts: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(parts, (self._columns, self._rows))
-        for columns, rows in parts:
+        for columns, rows in from_all((self._columns, self._rows)):
             self._columns = self._columns or columns
             self._rows = rows | self._rows
 

@@ -66,7 +66,7 @@ class ModalityDetector(pl.LightningModule):
         detector: Detector,
         *,
         modality: str,
-        input: ImageInput,  # the word of the field, and of the configuration
+        input: ImageInput,
         adaptation: Adaptation,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         scheduler: LRSchedulerCallable | None = None,
@@ -91,7 +91,7 @@ class ModalityDetector(pl.LightningModule):
         """What is learned now."""
         return self._adaptation[0]
 
-    def learn(self, modality: str, input: ImageInput, adaptation: Adaptation) -> None:  # as above
+    def learn(self, modality: str, input: ImageInput, adaptation: Adaptation) -> None:
         """Learn a modality from the next fit on, and leave those learned before as they are.
 
         Args:

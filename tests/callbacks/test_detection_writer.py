@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import lightning.pytorch as pl
 import pytest
@@ -94,17 +93,11 @@ def test_a_trial_run_leaves_nothing() -> None:
 
 @pytest.mark.parametrize("mine", [["a", "c"], []], ids=["some", "none"])
 def test_the_shares_of_two_processes_make_one_list(monkeypatch: pytest.MonkeyPatch, mine: list[str]) -> None:
-    def all_gather_object(parts: list[object], own: object) -> None:
+    def from_both(own: object) -> list[object]:
         theirs = {(0, name): [{"image": name, "category": "dog"}] for name in ("b", "c")}
-        parts[:] = [own, (True, theirs)]
+        return [own, (True, theirs)]
 
-    together = SimpleNamespace(
-        is_available=lambda: True,
-        is_initialized=lambda: True,
-        get_world_size=lambda: 2,
-        all_gather_object=all_gather_object,
-    )
-    monkeypatch.setattr("pvision.callbacks.detection_writer.dist", together)
+    monkeypatch.setattr("pvision.callbacks.detection_writer.from_all", from_both)
     predict(Detects(), mine or ["empty"])
     images = [entry["image"] for entry in written()]
     assert images == (["a", "a", "b", "c", "c"] if mine else ["b", "c"])

@@ -1,6 +1,5 @@
 """What ForgettingMetrics refuses: each with the sentence that says how to mend it."""
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -94,17 +93,11 @@ def test_processes_that_take_the_matrix_with_them_are_refused() -> None:
 
 
 def test_a_process_that_holds_another_value_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    def all_gather_object(parts: list[Any], mine: Any) -> None:
+    def from_both(mine: Any) -> list[Any]:
         pairs, _, logged = mine
-        parts[:] = [(pairs, {}, logged), (pairs, {}, {**logged, "test_acc/dataloader_idx_0": 0.3})]
+        return [(pairs, {}, logged), (pairs, {}, {**logged, "test_acc/dataloader_idx_0": 0.3})]
 
-    together = SimpleNamespace(
-        is_available=lambda: True,
-        is_initialized=lambda: True,
-        get_world_size=lambda: 2,
-        all_gather_object=all_gather_object,
-    )
-    monkeypatch.setattr("pvision.callbacks._forgetting_values.dist", together)
+    monkeypatch.setattr("pvision.callbacks._forgetting_values.from_all", from_both)
     with pytest.raises(
         ConfigError, match=r"different values of the metric 'test_acc/dataloader_idx_0'.*sync_dist=True"
     ):

@@ -1,7 +1,6 @@
 """PredictionWriter where several processes predict. Two real ones do in tests/datamodules/test_video_sharing.py."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import lightning.pytorch as pl
 import pytest
@@ -49,17 +48,11 @@ def beside(monkeypatch: pytest.MonkeyPatch, columns: list[str], positions: list[
     """Another process that has predicted ``positions``, and what this one sent to it."""
     sent: list[object] = []
 
-    def all_gather_object(parts: list[object], mine: object) -> None:
+    def from_both(mine: object) -> list[object]:
         sent.append(mine)
-        parts[:] = [mine, (columns, {(0, position): [position, 0, "0.500000"] for position in positions})]
+        return [mine, (columns, {(0, position): [position, 0, "0.500000"] for position in positions})]
 
-    together = SimpleNamespace(
-        is_available=lambda: True,
-        is_initialized=lambda: True,
-        get_world_size=lambda: 2,
-        all_gather_object=all_gather_object,
-    )
-    monkeypatch.setattr("pvision.callbacks.prediction_writer.dist", together)
+    monkeypatch.setattr("pvision.callbacks.prediction_writer.from_all", from_both)
     return sent
 
 

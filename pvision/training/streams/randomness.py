@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import distributed as dist
 
+from pvision.continual._collectives import from_all
+
 __all__ = ["random_states", "restore_random_states", "seed_experience"]
 
 
@@ -20,12 +22,7 @@ def seed_experience(seed: int, experience: int) -> None:
 
 def random_states() -> list[dict[str, Any]]:
     """Return the states of all processes' generators as tensors and plain values; a collective."""
-    mine = _state()
-    if not (dist.is_available() and dist.is_initialized()):
-        return [mine]
-    states: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(states, mine)
-    return states
+    return from_all(_state())
 
 
 def restore_random_states(states: list[dict[str, Any]]) -> None:
