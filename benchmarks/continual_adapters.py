@@ -12,21 +12,17 @@ The weights are what ``python -m pvision.models.dinov2_weights`` writes; ROOT ho
 import argparse
 import hashlib
 import json
-import logging
-import os
 import tempfile
 import time
-import warnings
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
 from _continual_methods import METHODS, STEPS, build, code_digest, digest
+from _runs import execute_all, finite
 from torch import nn
 
 from pvision.callbacks import ForgettingMetrics, TrainingCost
@@ -131,9 +127,9 @@ def execute(run: Run) -> str:
         "stream_sha256": manifest,
         "steps": counted.steps,
         "images": counted.images,
-        "metrics": {name: _finite(value) for name, value in metrics.values().items()},
-        "accuracy_matrix": [[_finite(value) for value in row] for row in metrics.matrix.tolist()],
-        "cost": {name: _finite(value) for name, value in cost.summary_metrics().items()},
+        "metrics": {name: finite(value) for name, value in metrics.values().items()},
+        "accuracy_matrix": [[finite(value) for value in row] for row in metrics.matrix.tolist()],
+        "cost": {name: finite(value) for name, value in cost.summary_metrics().items()},
         "bytes_beside_backbone": tensor_bytes(tensors_in(module.state_dict())) - bare,
         "cpu_seconds": round(time.process_time() - clock, 1),
         "wall_seconds": round(time.perf_counter() - started, 1),
@@ -230,39 +226,6 @@ def seconds_per_run(weights: Path) -> float:
     return step * steps + step / 3 * (evaluated + 2 * steps * BATCH) / BATCH
 
 
-def start_worker() -> None:
-    torch.set_num_threads(1)
-    warnings.filterwarnings("ignore")
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-
-
-def execute_all(runs: list[Run], *, workers: int, seconds: float) -> None:
-    """Do what is not done yet, and say how far it is."""
-    waiting = [run for run in runs if not run.is_done()]
-    print(
-        f"{len(runs)} runs, {len(runs) - len(waiting)} of them done; about {len(waiting) * seconds / workers / 60:.0f} "
-        f"minutes on {workers} free cores",
-        flush=True,
-    )
-    failed = 0
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=start_worker) as pool:
-        going: dict[Future[str], Run] = {pool.submit(execute, run): run for run in waiting}
-        while going:
-            for done in wait(going, return_when=FIRST_COMPLETED).done:
-                run = going.pop(done)
-                if error := done.exception():
-                    failed += 1
-                    print(f"{run.path.stem} failed: {type(error).__name__}: {error}", flush=True)
-                else:
-                    print(f"{done.result()}; {len(going)} to go", flush=True)
-    if failed:
-        raise SystemExit(f"{failed} runs failed. The same command tries them again.")
-
-
-def _finite(value: float) -> float | None:
-    return value if abs(value) < float("inf") else None
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", type=Path, required=True)
@@ -272,12 +235,11 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     parser.add_argument("--workers", type=int, default=2)
     given = parser.parse_args()
-    os.environ["OMP_NUM_THREADS"] = "1"  # of the workers, which are new processes
     torch.set_num_threads(1)
     seconds = seconds_per_run(given.weights)
     base = Run("", 0.0, 0, given.weights, given.root, given.out)
-    execute_all(tuning_runs(given.methods, base), workers=given.workers, seconds=seconds)
-    execute_all(list(reported_runs(given.methods, given.seeds, base)), workers=given.workers, seconds=seconds)
+    execute_all(tuning_runs(given.methods, base), execute, workers=given.workers, seconds=seconds)
+    execute_all(list(reported_runs(given.methods, given.seeds, base)), execute, workers=given.workers, seconds=seconds)
 
 
 if __name__ == "__main__":

@@ -9,16 +9,11 @@ command goes on where it was stopped. `modality_results.py` makes the page.
 import argparse
 import hashlib
 import json
-import logging
 import math
-import os
 import tempfile
 import time
-import warnings
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +21,7 @@ import lightning.pytorch as pl
 import torch
 from _modality_arms import ARMS, BUDGETS, CORRUPTED, IN_SEQUENCE, MAIN, ON_DEPTH
 from _modality_costs import measure_costs
+from _runs import execute_all, finite
 
 from pvision.callbacks import ForgettingMetrics, FrozenGuard
 from pvision.callbacks._provenance import git_commit, versions
@@ -161,7 +157,7 @@ def execute(run: Run) -> str:
             if run.seed != TUNING_SEED:
                 trainer.test(module, datamodule=data, verbose=False)
                 found["metrics"] = {
-                    name: _finite(float(value))
+                    name: finite(float(value))
                     for name, value in trainer.callback_metrics.items()
                     if name.startswith("detection/")
                 }
@@ -200,8 +196,8 @@ def learn_both(run: Run, module: ModalityDetector, data: RenderedModalities, fol
         rgb.append(score(module, data.test_sets["rgb"]))
         first_hashes.append(weights_sha256(module.router.adaptations[run.modality]))
     return {
-        "matrix": [[_finite(value) for value in row] for row in forgetting.matrix.tolist()],
-        "metrics": {name: _finite(value) for name, value in forgetting.values().items()},
+        "matrix": [[finite(value) for value in row] for row in forgetting.matrix.tolist()],
+        "metrics": {name: finite(value) for name, value in forgetting.values().items()},
         "map_rgb": rgb,
         "first_adaptation_unchanged": first_hashes[0] == first_hashes[1],
     }
@@ -244,10 +240,6 @@ def _line(found: dict[str, Any]) -> str:
     return f"new {metrics['detection/map_new']:.3f}, rgb {metrics['detection/map_rgb']:.3f}"
 
 
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
 def chosen_rate(arm: str, out: Path) -> float:
     """Return the learning rate whose validation score was best on the seed for that."""
     source = ARMS[arm].rate_of or arm
@@ -279,40 +271,14 @@ def reported_runs(seeds: list[int], out: Path) -> Iterator[Run]:
             yield run
 
 
-def start_worker() -> None:
-    torch.set_num_threads(1)
-    warnings.filterwarnings("ignore")
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-
-
-def execute_all(runs: list[Run], *, workers: int) -> None:
-    """Do what is not done yet, and say how far it is."""
-    waiting = [run for run in runs if not run.is_done()]
-    print(f"{len(runs)} runs, {len(runs) - len(waiting)} of them done", flush=True)
-    failed = 0
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=start_worker) as pool:
-        going: dict[Future[str], Run] = {pool.submit(execute, run): run for run in waiting}
-        while going:
-            for done in wait(going, return_when=FIRST_COMPLETED).done:
-                run = going.pop(done)
-                if error := done.exception():
-                    failed += 1
-                    print(f"{run.path.stem} failed: {type(error).__name__}: {error}", flush=True)
-                else:
-                    print(f"{done.result()}; {len(going)} to go", flush=True)
-    if failed:
-        raise SystemExit(f"{failed} runs failed. The same command tries them again.")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     parser.add_argument("--workers", type=int, default=2)
     given = parser.parse_args()
-    os.environ["OMP_NUM_THREADS"] = "1"  # of the workers, which are new processes
-    execute_all(tuning_runs(given.out), workers=given.workers)
-    execute_all(list(reported_runs(given.seeds, given.out)), workers=given.workers)
+    execute_all(tuning_runs(given.out), execute, workers=given.workers)
+    execute_all(list(reported_runs(given.seeds, given.out)), execute, workers=given.workers)
     write_whole(given.out / "costs.json", json.dumps(measure_costs(), indent=1) + "\n")
 
 

@@ -9,9 +9,12 @@ from pvision.callbacks.exemplar_free import ExemplarFree
 from pvision.callbacks.forgetting_metrics import ForgettingMetrics
 from pvision.callbacks.frozen_guard import FrozenGuard
 from pvision.callbacks.interference_certificate import InterferenceCertificate
+from pvision.callbacks.mask_writer import MaskWriter
 from pvision.callbacks.prediction_writer import PredictionWriter
 from pvision.callbacks.privacy_accounting import PrivacyAccounting
 from pvision.callbacks.run_summary import RunSummary
+from pvision.callbacks.segmentation_matrix import SegmentationMatrix
+from pvision.callbacks.segmentation_pictures import SegmentationPictures
 from pvision.callbacks.train_privately import TrainPrivately
 from pvision.callbacks.training_cost import TrainingCost
 
@@ -22,9 +25,12 @@ __all__ = [
     "ForgettingMetrics",
     "FrozenGuard",
     "InterferenceCertificate",
+    "MaskWriter",
     "PredictionWriter",
     "PrivacyAccounting",
     "RunSummary",
+    "SegmentationMatrix",
+    "SegmentationPictures",
     "TrainPrivately",
     "TrainingCost",
 ]

@@ -109,18 +109,33 @@ def per_loader(name: str, measured: Measured, *, loaders: int, scale: float) -> 
 
 
 def per_class(
-    metric: str | Mapping[int, str], measured: Measured, *, classes: Sequence[Sequence[int]], scale: float
+    metric: str | Mapping[int, str],
+    measured: Measured,
+    *,
+    classes: Sequence[Sequence[int]],
+    scale: float,
+    learned: int | None = None,
 ) -> list[float]:
     """Return, for each experience, the mean over its classes of a metric per class; undefined classes are left out.
+
+    Args:
+        metric: names the metric of each class.
+        measured: what was logged.
+        classes: of each experience.
+        scale: what values are divided by.
+        learned: how many experiences are learned; of later ones nothing need be logged. None for all.
 
     Raises:
         ConfigError: if a class has no name or was not logged, or its value is no fraction.
     """
     values = []
-    for labels in classes:
+    for place, labels in enumerate(classes):
         if isinstance(metric, Mapping) and (unnamed := [label for label in labels if label not in metric]):
             raise ConfigError(f"forgetting_metrics.metric names no metric for class {unnamed[0]} of classes={classes}.")
         names = [metric[label] if isinstance(metric, Mapping) else metric.format(label) for label in labels]
+        if learned is not None and place >= learned and not measured.logged.keys() & set(names):
+            values.append(np.nan)
+            continue
         found = [_fraction(name, measured, scale=scale) for name in names]
         defined = [value for value in found if not np.isnan(value)]
         values.append(float(np.mean(defined)) if defined else np.nan)

@@ -13,7 +13,7 @@ from pvision.errors import MissingExtraError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["curves", "heatmap", "save"]
+__all__ = ["class_table", "curves", "heatmap", "save"]
 
 INK, GRID = "#22303c", "#e4e7eb"
 LIGHT_TO_DARK = (
@@ -59,6 +59,32 @@ def heatmap(
     averages.set_xticks([0], ["average"], **turned)
     averages.tick_params(labelleft=False)
     figure.suptitle(f"{measure[:1].upper()}{measure[1:]} in percent", color=INK, fontsize=12, fontweight="bold")
+    return figure
+
+
+def class_table(values: np.ndarray, rows: Sequence[str], columns: Sequence[str], *, title: str) -> "Figure":
+    """Draw a value per step and class in percent; NaN cells stay empty.
+
+    Args:
+        values: fractions ``(steps, classes)``.
+        rows: names of the steps.
+        columns: names of the classes; of more than 40 every second or further one is written.
+        title: of the whole.
+
+    Raises:
+        MissingExtraError: if matplotlib is not installed.
+    """
+    steps, classes = values.shape
+    across = 0.62 if classes <= MOST_LABELS else 0.24
+    figure = _figure(width=across * classes + 2.8, height=0.45 * steps + 2.2)
+    axis = figure.subplots()
+    _cells(axis, values, size=9 if classes <= MOST_LABELS else 0)
+    axis.set_yticks(range(steps), _labels(rows))
+    shown = range(0, classes, -(-classes // 40))
+    names = [_shortened(columns[place]) for place in shown]
+    axis.set_xticks(list(shown), names, rotation=40, ha="right", rotation_mode="anchor", fontsize=8)
+    axis.set_ylabel("after training on experience")
+    figure.suptitle(title, color=INK, fontsize=12, fontweight="bold")
     return figure
 
 
@@ -112,14 +138,14 @@ def save(figure: "Figure", path: Path) -> Path:
 
 
 def _cells(axis: Any, values: np.ndarray, *, size: float) -> None:
-    """Colour the cells and write the percentage into each; what was just learned stands out."""
+    """Colour the cells and write the percentage into each, unless ``size`` is 0; what was just learned stands out."""
     from matplotlib.colors import LinearSegmentedColormap
 
     colours = LinearSegmentedColormap.from_list("kept", LIGHT_TO_DARK)
     axis.imshow(values, cmap=colours, vmin=0, vmax=1, aspect="auto")
     digits = 1 if len(values) <= 10 else 0
     square = values.shape[0] == values.shape[1]
-    for row, column in zip(*np.nonzero(~np.isnan(values)), strict=True):
+    for row, column in zip(*np.nonzero(~np.isnan(values)), strict=True) if size else ():
         value = float(values[row, column])
         ink = "white" if value > 0.74 else INK
         weight = "bold" if square and row == column else "normal"
@@ -174,8 +200,12 @@ def _apart(values: Sequence[float], gap: float) -> list[float]:
 def _labels(names: Sequence[str]) -> list[str]:
     if len(names) > FULL_NAMES:
         return _numbers(len(names))
-    short = [name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1].rstrip()}…" for name in names]
-    return [name.replace("$", r"\$") for name in short]  # what stands between two $ matplotlib takes for a formula
+    return [_shortened(name) for name in names]
+
+
+def _shortened(name: str) -> str:
+    short = name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1].rstrip()}…"
+    return short.replace("$", r"\$")  # what stands between two $ matplotlib takes for a formula
 
 
 def _numbers(count: int) -> list[str]:

@@ -237,7 +237,8 @@ class ForgettingMetrics(Callback):
             return
         if self._by_class:
             classes = place.classes if self.classes is None else self.classes
-            values = per_class(self.metric or "", measured, classes=classes, scale=self.scale)
+            learned = place.row + 1 if self.classes is None else None  # a stream names the classes to come, too
+            values = per_class(self.metric or "", measured, classes=classes, scale=self.scale, learned=learned)
         else:
             values = per_loader(str(self.metric), measured, loaders=loaders, scale=self.scale)
         self._history.record(place, "agnostic", values)

@@ -26,7 +26,7 @@ class PredictionWriter(Callback):
     and, optionally, ``probabilities_redacted``, each ``(B, classes)``. Names come from ``class_names`` and
     ``test_set.names`` (in a stream ``test_source.names``) of the data module; without them, numbers stand there. In a
     module whose predictions look different it writes nothing and says so, unless they are those that `DetectionWriter`
-    writes.
+    or `MaskWriter` writes.
 
     With several processes rank 0 writes the table of all of them, every record once and in order, also where
     Lightning's sampler gave a record to two of them.
@@ -52,7 +52,7 @@ class PredictionWriter(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         if not isinstance(outputs, Mapping) or not {"index", "probabilities"} <= outputs.keys():
-            if batch_idx == 0 and not _are_detections(outputs):
+            if batch_idx == 0 and not _are_detections(outputs) and not _are_masks(outputs):
                 rank_zero_warn("predict_step returns no 'index' and 'probabilities': predictions.csv is not written.")
             return
         data = getattr(trainer, "datamodule", None)
@@ -93,3 +93,7 @@ class PredictionWriter(Callback):
 
 def _are_detections(outputs: Any) -> bool:
     return isinstance(outputs, Mapping) and {"names", "predictions"} <= outputs.keys()
+
+
+def _are_masks(outputs: Any) -> bool:
+    return isinstance(outputs, Mapping) and {"index", "labels"} <= outputs.keys()

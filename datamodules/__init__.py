@@ -17,6 +17,15 @@ from pvision.datamodules.masks import Boxes, FixedRegions, MaskArrays, MaskImage
 from pvision.datamodules.mocap.datamodule import MocapActions
 from pvision.datamodules.records import PublicOnly, Records, TensorRecords
 from pvision.datamodules.rendered.datamodule import RenderedModalities
+from pvision.datamodules.segmentation import (
+    ADE20KStream,
+    CityscapesStream,
+    MaskFolderStream,
+    RenderedYardStream,
+    SegmentationStream,
+    StampsStream,
+    VOCSegmentationStream,
+)
 from pvision.datamodules.streams import (
     CIFAR10Stream,
     CIFAR100Stream,
@@ -40,10 +49,12 @@ __all__ = [
     "KAIST",
     "LLVIP",
     "UCF101",
+    "ADE20KStream",
     "Boxes",
     "CIFAR10Stream",
     "CIFAR100Stream",
     "CUB200Stream",
+    "CityscapesStream",
     "CocoFolder",
     "DetectionDataModule",
     "DigitsStream",
@@ -56,6 +67,7 @@ __all__ = [
     "ImageNetAStream",
     "ImageNetRStream",
     "MaskArrays",
+    "MaskFolderStream",
     "MaskImages",
     "MaskSource",
     "MaskVideos",
@@ -64,9 +76,13 @@ __all__ = [
     "PublicOnly",
     "Records",
     "RenderedModalities",
+    "RenderedYardStream",
+    "SegmentationStream",
+    "StampsStream",
     "TaskStream",
     "TensorRecords",
     "TinyImageNetStream",
+    "VOCSegmentationStream",
     "VideoDataModule",
     "VideoFolder",
     "VocFolder",

@@ -55,4 +55,4 @@ def require_bullet() -> None:
         MissingExtraError: if it is not installed.
     """
     if importlib.util.find_spec("pybullet") is None:
-        raise MissingExtraError("pybullet", "render", "Rendering MocapActions")
+        raise MissingExtraError("pybullet", "render", "Rendering a set")

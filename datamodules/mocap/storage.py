@@ -12,7 +12,6 @@ A folder holds ``manifest.json`` and, for each split, four xz files, raw bytes b
 Nothing here is a pickle. The manifest has each file's size and SHA-256, which are checked before it is read.
 """
 
-import hashlib
 import json
 import lzma
 from collections.abc import Mapping
@@ -21,22 +20,26 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from pvision.checks import one_of, positive_int
+from pvision.datamodules._packed_set import PackedSet, SetFormat
 from pvision.datamodules.mocap.palette import BACKGROUND_COLORS, COLORS, paint, parts_of
 from pvision.datamodules.mocap.scenes import SPLITS
-from pvision.errors import ConfigError, DataError
 
 __all__ = ["FORMAT", "VERSION", "Clips", "Facts", "Manifest", "load_clips", "load_facts", "read_manifest"]
 
 FORMAT = "pvision-mocap"
 VERSION = 1
-_SHIPPED = Path(__file__).parent
-_REMEDY = "Reinstall pvision, or make the set again with: python -m pvision.datamodules.mocap"
+_LAYOUT = SetFormat(
+    title="MocapActions",
+    name=FORMAT,
+    version=VERSION,
+    shipped=Path(__file__).parent,
+    command="python -m pvision.datamodules.mocap",
+    unit="clips",
+    splits=SPLITS,
+)
 _AT_ONCE = 100  # clips that are painted at a time; bounds the memory of the intermediate index
-Bytes = NDArray[np.uint8]
 
 
 class Clips(NamedTuple):
@@ -101,14 +104,13 @@ def load_clips(split: str, root: str | Path | None = None, *, limit: int | None 
         ConfigError: if there is no such split, or it has fewer clips than ``limit``.
         DataError: if a file is missing or damaged.
     """
-    folder = _folder(root)
-    manifest = read_manifest(root)
-    count = _count(manifest, split, limit)
-    shape = (count, manifest.size, manifest.size, manifest.frames)
-    maps = _read(folder, manifest, f"{split}.map.xz", int(np.prod(shape))).reshape(shape).transpose(0, 3, 1, 2)
+    packed = PackedSet(_LAYOUT, root=root)
+    count, size = packed.count(split, limit), packed.number("size")
+    shape = (count, size, size, packed.number("frames"))
+    maps = packed.read(f"{split}.map.xz", int(np.prod(shape))).reshape(shape).transpose(0, 3, 1, 2)
     per_clip = (maps >= BACKGROUND_COLORS).sum((1, 2, 3))
-    shades = _read(folder, manifest, f"{split}.shades.xz", int(per_clip.sum()))
-    colors = _read(folder, manifest, f"{split}.colors.xz", count * COLORS * 3).reshape(count, COLORS, 3)
+    shades = packed.read(f"{split}.shades.xz", int(per_clip.sum()))
+    colors = packed.read(f"{split}.colors.xz", count * COLORS * 3).reshape(count, COLORS, 3)
     ends = np.concatenate([[0], np.cumsum(per_clip)])
     video = np.empty((*maps.shape, 3), np.uint8)
     parts = np.empty(maps.shape, np.uint8)
@@ -132,15 +134,16 @@ def load_facts(split: str, root: str | Path | None = None) -> Facts:
         ConfigError: if there is no such split.
         DataError: if a file is missing or damaged.
     """
-    folder, manifest = _folder(root), read_manifest(root)
-    count = _count(manifest, split, None)
-    path = folder / f"{split}.facts.json.xz"
+    packed = PackedSet(_LAYOUT, root=root)
+    name, count = f"{split}.facts.json.xz", packed.count(split, None)
+    content = packed.checked(name)
     try:
-        facts = Facts(**json.loads(lzma.decompress(_checked(path, manifest))))
+        facts = Facts(**json.loads(lzma.decompress(content)))
+        whole = all(len(column) == count for column in facts)
     except (lzma.LZMAError, ValueError, TypeError) as error:
-        raise _damaged(path, "is no list of clips") from error
-    if any(len(column) != count for column in facts):
-        raise _damaged(path, f"does not list {count} clips")
+        raise packed.damaged(name, "is no list of clips") from error
+    if not whole:
+        raise packed.damaged(name, f"does not list {count} clips")
     return facts
 
 
@@ -153,61 +156,5 @@ def read_manifest(root: str | Path | None = None) -> Manifest:
     Raises:
         DataError: if the folder holds no set, or one of another version.
     """
-    path = _folder(root) / "manifest.json"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"{path} is missing, so its folder holds no MocapActions set. {_REMEDY}") from error
-    except (OSError, ValueError) as error:
-        raise _damaged(path, f"cannot be read ({error})") from error
-    found = (content.get("format"), content.get("version")) if isinstance(content, dict) else None
-    if found != (FORMAT, VERSION):
-        raise DataError(f"{path} describes {found}, but {(FORMAT, VERSION)} is expected. {_REMEDY}")
-    try:
-        files = {name: (int(entry["bytes"]), str(entry["sha256"])) for name, entry in content["files"].items()}
-        clips = {str(split): int(count) for split, count in content["clips"].items()}
-        return Manifest(int(content["seed"]), int(content["frames"]), int(content["size"]), clips, files)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise _damaged(path, f"lacks an entry ({error!r})") from error
-
-
-def _folder(root: str | Path | None) -> Path:
-    return _SHIPPED if root is None else Path(root).expanduser()
-
-
-def _count(manifest: Manifest, split: str, limit: int | None) -> int:
-    available = manifest.clips.get(one_of("split", split, SPLITS), 0)
-    if limit is not None and positive_int("limit", limit, low=0) > available:
-        raise ConfigError(f"{limit} clips of the {split} split are wanted, but the set has {available}.")
-    return available if limit is None else limit
-
-
-def _checked(path: Path, manifest: Manifest) -> bytes:
-    """Return a file's bytes if they are those that the manifest announces."""
-    if path.name not in manifest.files:
-        raise _damaged(path.with_name("manifest.json"), f"does not name {path.name}")
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}). {_REMEDY}") from error
-    size, digest = manifest.files[path.name]
-    if len(content) != size or hashlib.sha256(content).hexdigest() != digest:
-        raise _damaged(path, f"is not the file that was written ({len(content)} bytes, {size} expected)")
-    return content
-
-
-def _read(folder: Path, manifest: Manifest, name: str, count: int) -> Bytes:
-    """Return the first ``count`` bytes that a file decompresses to."""
-    path = folder / name
-    try:
-        # A fresh decompressor, because it can stop early: the first clips of a long split cost little.
-        content = lzma.LZMADecompressor(lzma.FORMAT_XZ).decompress(_checked(path, manifest), max_length=count)
-    except lzma.LZMAError as error:
-        raise _damaged(path, f"cannot be decompressed ({error})") from error
-    if len(content) != count:
-        raise _damaged(path, f"holds {len(content)} bytes, {count} expected")
-    return np.frombuffer(content, np.uint8)
-
-
-def _damaged(path: Path, what: str) -> DataError:
-    return DataError(f"{path} {what}. {_REMEDY}")
+    packed = PackedSet(_LAYOUT, root=root)
+    return Manifest(packed.seed, packed.number("frames"), packed.number("size"), packed.counts, packed.files)

@@ -8,9 +8,10 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
 from pvision.callbacks import PrivacyAccounting
 from pvision.cli import ledger
-from pvision.datamodules import TaskStream
+from pvision.datamodules import SegmentationStream, TaskStream
 from pvision.errors import ConfigError, LedgerBusy
 from pvision.modules.continual_classifier import ContinualClassifier
+from pvision.modules.incremental_segmenter import IncrementalSegmenter
 from pvision.modules.modality_detector import ModalityDetector
 from pvision.modules.private_classifier import PrivateClassifier
 from pvision.modules.video_classifier import VideoClassifier
@@ -22,7 +23,10 @@ from pvision.training.streams.checkpoints import read_stream_checkpoint, take_st
 from pvision.training.streams.checks import check_stream_fit
 from pvision.training.trainer_parts import callbacks_of
 
-__all__ = ["check_checkpoint", "check_evaluation", "check_fit", "check_resumption"]
+__all__ = ["STREAMS", "check_checkpoint", "check_evaluation", "check_fit", "check_resumption"]
+
+STREAMS = (TaskStream, SegmentationStream)
+"""Data modules that are learned experience by experience."""
 
 
 def check_fit(trainer: Trainer, model: LightningModule, data: LightningDataModule) -> None:
@@ -37,7 +41,7 @@ def check_fit(trainer: Trainer, model: LightningModule, data: LightningDataModul
         refuse_unsafe_trainer(trainer, model)
     if isinstance(model, ModalityDetector):
         model.trained_parameters()
-    if isinstance(data, TaskStream):
+    if isinstance(data, STREAMS):
         check_stream_fit(trainer, model, data)
     for callback in callbacks_of(trainer):
         if isinstance(callback, PrivacyAccounting):
@@ -45,16 +49,16 @@ def check_fit(trainer: Trainer, model: LightningModule, data: LightningDataModul
 
 
 def check_evaluation(
-    stage: str, model: LightningModule, stream: TaskStream, *, checkpoint: dict[str, Any] | None
+    stage: str, model: LightningModule, stream: TaskStream | SegmentationStream, *, checkpoint: dict[str, Any] | None
 ) -> None:
     """Refuse to evaluate on a stream what knows no class yet, or on records that nobody held out.
 
     Raises:
         ConfigError: naming the flag.
     """
-    if checkpoint is None and isinstance(model, ContinualClassifier):
+    if checkpoint is None and isinstance(model, ContinualClassifier | IncrementalSegmenter):
         raise ConfigError(
-            f"--ckpt_path is missing: before training a ContinualClassifier knows no class, so there is nothing to "
+            f"--ckpt_path is missing: before training {_with_article(model)} knows no class, so there is nothing to "
             f"{stage}. Give a checkpoint, or the folder of a run along this stream."
         )
     if stage == "validate" and not stream.val_fraction:
@@ -72,7 +76,7 @@ def check_checkpoint(checkpoint: dict[str, Any], model: LightningModule) -> None
     Raises:
         UserError: naming what differs.
     """
-    if isinstance(model, ContinualClassifier | ModalityDetector):
+    if isinstance(model, ContinualClassifier | IncrementalSegmenter | ModalityDetector):
         model.on_load_checkpoint(checkpoint)
     if isinstance(model, VideoClassifier):
         VideoClassifier.on_load_checkpoint(model, checkpoint)  # of this class, which compares and keeps nothing
@@ -86,7 +90,7 @@ def check_resumption(path: str, model: LightningModule, data: LightningDataModul
     Raises:
         UserError: naming what differs.
     """
-    if isinstance(data, TaskStream):
+    if isinstance(data, STREAMS):
         take_stream(read_stream_checkpoint(Path(path)), data, path=Path(path))
     if not isinstance(model, PrivateClassifier):
         return
@@ -102,3 +106,8 @@ def check_resumption(path: str, model: LightningModule, data: LightningDataModul
             "what comes out are the checkpoint's weights.",
             file=sys.stderr,
         )
+
+
+def _with_article(model: LightningModule) -> str:
+    name = type(model).__name__
+    return f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"

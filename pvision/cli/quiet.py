@@ -28,6 +28,8 @@ _WARNINGS = (
     r"The dirpath has changed",
     # Data in memory needs no loader processes; who has other data knows data.num_workers.
     r".*does not have many workers",
+    # What is frozen is meant to be in evaluation mode.
+    r"Found .* module.s. in eval mode at the start of training",
 )
 
 

@@ -19,10 +19,13 @@ from typing_extensions import override
 import pvision.datamodules
 import pvision.detection
 import pvision.models
-import pvision.modules  # noqa: F401  # as above
-from pvision.callbacks import ForgettingMetrics, FrozenGuard, PrivacyAccounting
+import pvision.modules
+import pvision.segmentation.methods
+import pvision.segmentation.networks  # noqa: F401  # as above
+from pvision.callbacks import ForgettingMetrics, FrozenGuard, PrivacyAccounting, SegmentationMatrix
 from pvision.callbacks.detection_writer import DetectionWriter
 from pvision.callbacks.frozen_guard import HasFrozenModules
+from pvision.callbacks.mask_writer import MaskWriter
 from pvision.callbacks.prediction_writer import PredictionWriter
 from pvision.callbacks.run_summary import RunSummary
 from pvision.cli import early, tracking
@@ -31,7 +34,7 @@ from pvision.cli.messages import explain
 from pvision.cli.parser import Parser, SettingsError
 from pvision.cli.quiet import less_noise
 from pvision.cli.refusing import from_worker, refusing, refusing_constructors
-from pvision.datamodules import TaskStream
+from pvision.datamodules import SegmentationStream, TaskStream
 from pvision.errors import ConfigError, UserError
 from pvision.modules.private_classifier import PrivateClassifier
 from pvision.modules.video_classifier import VideoClassifier
@@ -102,7 +105,7 @@ class TrainingCLI(LightningCLI):
             trainer_defaults={
                 "default_root_dir": tracking.ROOT,
                 "logger": tracking.default_logger(),
-                "callbacks": [PredictionWriter(), DetectionWriter()],
+                "callbacks": [PredictionWriter(), DetectionWriter(), MaskWriter()],
             },
             seed_everything_default=1,  # of initial weights and data order; privacy noise has its own entropy
             parser_class=Parser,
@@ -199,8 +202,15 @@ class TrainingCLI(LightningCLI):
         guarded = any(isinstance(callback, FrozenGuard) for callback in callbacks)
         if isinstance(self.model, HasFrozenModules) and self.model.frozen_modules() and not guarded:
             callbacks.insert(0, FrozenGuard())
-        if isinstance(self.datamodule, TaskStream) and not any(isinstance(c, ForgettingMetrics) for c in callbacks):
+        measured = any(isinstance(callback, ForgettingMetrics) for callback in callbacks)
+        if isinstance(self.datamodule, TaskStream) and not measured:
             callbacks.insert(0, ForgettingMetrics())
+        if isinstance(self.datamodule, SegmentationStream):
+            if not measured:
+                suffix = "" if self.datamodule.evaluation == "full" else f"_{self.datamodule.evaluation}"
+                callbacks.insert(0, ForgettingMetrics(f"test{suffix}/iou_{{}}"))
+            if not any(isinstance(callback, SegmentationMatrix) for callback in callbacks):
+                callbacks.insert(0, SegmentationMatrix())
 
     def _check(self) -> None:
         """Let data and model refuse while nothing is written."""
@@ -209,10 +219,10 @@ class TrainingCLI(LightningCLI):
         with refusing("--data", OSError):
             self.datamodule.prepare_data()
             self.datamodule.setup(str(self.subcommand))
-        if self.subcommand != "fit" and isinstance(self.datamodule, TaskStream):
+        if self.subcommand != "fit" and isinstance(self.datamodule, early.STREAMS):
             early.check_evaluation(str(self.subcommand), self.model, self.datamodule, checkpoint=self._checkpoint)
         if self.subcommand == "fit":
-            if isinstance(self.datamodule, TaskStream) and str(self._settings.ckpt_path) in _LIGHTNINGS_OWN:
+            if isinstance(self.datamodule, early.STREAMS) and str(self._settings.ckpt_path) in _LIGHTNINGS_OWN:
                 raise ConfigError(
                     f"--ckpt_path {self._settings.ckpt_path}: a stream goes on from a file or from its run's folder, "
                     "mlruns/EXPERIMENT/RUN. Give one of them."
@@ -253,7 +263,7 @@ class TrainingCLI(LightningCLI):
     @override
     def _run_subcommand(self, subcommand: str) -> None:
         try:
-            if subcommand == "fit" and isinstance(self.datamodule, TaskStream):
+            if subcommand == "fit" and isinstance(self.datamodule, early.STREAMS):
                 fit_stream(self.trainer, self.model, self.datamodule, ckpt_path=self._settings.get("ckpt_path"))
             else:
                 super()._run_subcommand(subcommand)

@@ -2,6 +2,7 @@
 
 from pvision.modules.baselines import DropOnly, NonPrivate
 from pvision.modules.continual_classifier import ContinualClassifier
+from pvision.modules.incremental_segmenter import IncrementalSegmenter
 from pvision.modules.mask_dp import MaskDP
 from pvision.modules.modality_detector import ModalityDetector
 from pvision.modules.private_classifier import PrivateClassifier
@@ -11,6 +12,7 @@ from pvision.modules.video_classifier import VideoClassifier
 __all__ = [
     "ContinualClassifier",
     "DropOnly",
+    "IncrementalSegmenter",
     "MaskDP",
     "ModalityDetector",
     "NonPrivate",

@@ -1,3 +1,7 @@
-"""Heads and losses of class-incremental segmentation. Not written yet; README.md states each method's status."""
+"""Segmentation that is learned class by class: networks, growing pixel classifiers, and methods of learning them."""
 
-__all__: list[str] = []
+from pvision.segmentation.export import export_segmenter
+from pvision.segmentation.files import load_segmenter, save_segmenter
+from pvision.segmentation.head import MaskHead
+
+__all__ = ["MaskHead", "export_segmenter", "load_segmenter", "save_segmenter"]

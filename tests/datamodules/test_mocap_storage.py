@@ -171,6 +171,15 @@ def test_a_damaged_or_missing_file_is_named_with_the_remedy(copied, name, damage
 
 
 @pytest.mark.parametrize(
+    ("damage", "cause"), [(flip_a_bit, "not the file that was written"), (Path.unlink, "cannot be read")]
+)
+def test_what_is_wrong_with_the_facts_is_told(copied, damage, cause):
+    damage(copied / "test.facts.json.xz")
+    with pytest.raises(DataError, match=cause):
+        load_facts("test", copied)
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "",

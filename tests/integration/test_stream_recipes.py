@@ -29,7 +29,11 @@ LARGE = [
     for name in names()
     if name.endswith(("_cifar100", "_imagenet_r", "_domainnet")) and name != "replay_cifar100"  # a small network
 ]
-RECIPES = [name for name in names() if "Stream" in text(name) and name not in LARGE]
+RECIPES = [
+    name
+    for name in names()
+    if "Stream" in text(name) and "IncrementalSegmenter" not in text(name) and name not in LARGE
+]
 SMALL = {
     "trainer": {
         "max_epochs": 1,

@@ -1,0 +1,79 @@
+"""The picture of `segmentation_results.py`: old against new classes, and what more steps bring."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from _segmentation_arms import ARMS, CURVE, MAIN
+
+__all__ = ["draw"]
+
+INK, GRID = "#22303c", "#e4e7eb"
+COLOURS = ("#0072b2", "#d55e00", "#00795a", "#b04a86")  # Okabe and Ito's, darkened where text has them
+
+
+def draw(found: Mapping[str, Any], path: Path, chosen: Callable[..., Any], value: Callable[..., float]) -> None:
+    """Draw new over old classes for each method, and both over the steps for a few."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12.5, 5.2), dpi=150, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    _methods(left, found, chosen, value)
+    _curve(right, found, chosen, value)
+    for axis in (left, right):
+        axis.grid(color=GRID, linewidth=0.8)
+        axis.set_axisbelow(True)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path)
+
+
+def _methods(axis: Any, found: Mapping[str, Any], chosen: Callable[..., Any], value: Callable[..., float]) -> None:
+    taken: list[tuple[float, float]] = []
+    for name in [name for name in ARMS if name in MAIN and chosen(found, name)]:
+        runs = chosen(found, name)
+        old = [value(run, "miou_old_without_background") for run in runs]
+        new = [value(run, "miou_new") for run in runs]
+        colour = COLOURS[0] if name.startswith("barm") else "#8a929a" if name == "joint" else INK
+        axis.plot(old, new, ".", color=colour, alpha=0.45, markersize=6)
+        axis.plot(mean(old), mean(new), "o", color=colour, markersize=8)
+        height = mean(new)
+        while any(abs(height - y) < 2.4 and abs(mean(old) - x) < 25 for x, y in taken):
+            height += 1.2
+        taken.append((mean(old), height))
+        inner = mean(old) > 45
+        axis.annotate(
+            ARMS[name].title,
+            (mean(old), mean(new)),
+            xytext=(mean(old) + (-1.5 if inner else 1.5), height),
+            ha="right" if inner else "left",
+            va="center",
+            fontsize=9,
+            color=colour,
+        )
+    axis.set_xlim(-3, 100)
+    axis.set_ylim(bottom=-2)
+    axis.set_xlabel("old classes: mIoU at the end, percent (small dots: seeds)", color=INK)
+    axis.set_ylabel("new classes: mIoU at the end, percent", color=INK)
+
+
+def _curve(axis: Any, found: Mapping[str, Any], chosen: Callable[..., Any], value: Callable[..., float]) -> None:
+    for colour, name in zip(COLOURS, [name for name in CURVE if chosen(found, name, times=2)], strict=False):
+        seed = chosen(found, name, times=2)[0]["settings"]["seed"]
+        runs = {
+            times: run
+            for times in (1, 2, 4)
+            for run in chosen(found, name, times=times)
+            if run["settings"]["seed"] == seed
+        }
+        for metric, style in (("miou_old_without_background", "--"), ("miou_new", "-")):
+            axis.plot(list(runs), [value(run, metric) for run in runs.values()], style, marker="o", color=colour)
+        axis.plot([], [], "-", color=colour, label=ARMS[name].title)
+    axis.plot([], [], "--", color=INK, label="old classes")
+    axis.plot([], [], "-", color=INK, label="new classes")
+    axis.set_xscale("log", base=2)
+    axis.set_xticks([1, 2, 4], ["1×", "2×", "4×"])
+    axis.set_ylim(-2, 100)
+    axis.set_xlabel("steps in each experience but the first", color=INK)
+    axis.set_ylabel("mIoU at the end, percent", color=INK)
+    axis.legend(frameon=False, fontsize=9, labelcolor=INK)
