@@ -15,7 +15,7 @@ from typing_extensions import override
 from pvision.checks import at_least, unit_rate
 from pvision.continual.masks import SegmentationBatch
 from pvision.segmentation.branched_head import BranchedHead
-from pvision.segmentation.methods import _barm_terms as terms
+from pvision.segmentation.methods import _sigmoid_terms as terms
 from pvision.segmentation.methods.method import SegmentationMethod, resized
 from pvision.segmentation.networks.network import SegmentationNetwork
 

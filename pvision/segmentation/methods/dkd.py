@@ -15,7 +15,7 @@ from typing_extensions import override
 from pvision.checks import at_least
 from pvision.continual.experience import Experience
 from pvision.continual.masks import VOID, SegmentationBatch
-from pvision.segmentation.methods._barm_terms import group_distillation
+from pvision.segmentation.methods._sigmoid_terms import group_distillation
 from pvision.segmentation.methods.method import SegmentationMethod, resized
 from pvision.segmentation.methods.sigmoid_method import SigmoidMethod
 from pvision.segmentation.reductions import mean_of_all, mean_where

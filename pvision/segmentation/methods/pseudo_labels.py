@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from pvision.checks import unit_rate
 from pvision.continual.masks import SegmentationBatch
-from pvision.segmentation.methods import _barm_terms as terms
+from pvision.segmentation.methods import _sigmoid_terms as terms
 from pvision.segmentation.methods.method import resized
 from pvision.segmentation.methods.sigmoid_method import SigmoidMethod
 

@@ -9,7 +9,7 @@ from pvision.continual.experience import Experience
 from pvision.continual.masks import VOID, SegmentationBatch
 from pvision.errors import ConfigError
 from pvision.segmentation.methods import BARM
-from pvision.segmentation.methods import _barm_terms as terms
+from pvision.segmentation.methods import _sigmoid_terms as terms
 from pvision.segmentation.networks import CompactSegmenter, SegmentationNetwork
 
 FIRST, SECOND, THIRD = (1, 2), (3,), (5, 4)

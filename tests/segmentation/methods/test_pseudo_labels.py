@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from pvision.continual.masks import VOID
 from pvision.errors import ConfigError
 from pvision.segmentation.methods import PseudoLabels
-from pvision.segmentation.methods._barm_terms import bce
+from pvision.segmentation.methods._sigmoid_terms import bce
 
 
 def big_logits(method: PseudoLabels, image: torch.Tensor) -> torch.Tensor:

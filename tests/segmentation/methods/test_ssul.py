@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from pvision.continual.masks import VOID
 from pvision.errors import ConfigError
 from pvision.segmentation.methods import SSUL
-from pvision.segmentation.methods._barm_terms import bce
+from pvision.segmentation.methods._sigmoid_terms import bce
 from pvision.segmentation.saliency import FrequencyTunedSaliency
 from pvision.segmentation.unknown_head import UnknownHead
 

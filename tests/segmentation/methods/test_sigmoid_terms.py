@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pvision.continual.masks import VOID
-from pvision.segmentation.methods import _barm_terms as terms
+from pvision.segmentation.methods import _sigmoid_terms as terms
 
 COLUMNS = 4
 quick = settings(max_examples=25, deadline=None)

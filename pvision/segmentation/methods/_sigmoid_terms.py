@@ -1,4 +1,6 @@
-"""The terms of BARM's loss, and what they need; each is a mean over all processes' pixels.
+"""Losses of methods whose outputs are probabilities of their own, BARM's terms among them.
+
+Each is a mean over all processes' pixels.
 
 [0] Zhang & Gao, "Background Adaptation with Residual Modeling for Exemplar-Free Class-Incremental Semantic
 Segmentation", ECCV 2024, arXiv 2407.09838.
