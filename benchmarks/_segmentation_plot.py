@@ -17,11 +17,10 @@ def draw(found: Mapping[str, Any], path: Path, chosen: Callable[..., Any], value
     """Draw new over old classes for each method, and both over the steps for a few."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12.5, 5.2), dpi=150, layout="constrained")
-    left, right = figure.subplots(1, 2)
-    _methods(left, found, chosen, value)
-    _curve(right, found, chosen, value)
-    for axis in (left, right):
+    panels = [_methods, *([_curve] if any(chosen(found, name, times=2) for name in CURVE) else [])]
+    figure = Figure(figsize=(6.25 * len(panels), 5.2), dpi=150, layout="constrained")
+    for axis, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        panel(axis, found, chosen, value)
         axis.grid(color=GRID, linewidth=0.8)
         axis.set_axisbelow(True)
         axis.spines[["top", "right"]].set_visible(False)

@@ -108,6 +108,7 @@ def page(found: Mapping[str, Any]) -> str:
             "",
             *findings(found),
             "",
+            *missing(found),
             *PUBLISHED,
             "",
             *section("Each class at the end", class_table(found), "Mean over seeds."),
@@ -174,6 +175,20 @@ def findings(found: Mapping[str, Any]) -> list[str]:
         by_seed = {run["settings"]["seed"]: value(run, OLD) for run in chosen(found, name)}
         rows.append([ARMS[name].title, *(f"{by_seed[seed]:.1f}" if seed in by_seed else "–" for seed in seeds)])
     return [*lines, *table(["method", *(f"seed {seed}" for seed in seeds)], rows)]
+
+
+def missing(found: Mapping[str, Any]) -> list[str]:
+    """Say what the command measures too, and has not been run."""
+    parts = [ARMS[name].title for name in MAIN if not chosen(found, name)]
+    kinds = {
+        "the ablations": any(chosen(found, name) for name in ABLATIONS),
+        "drawn orders of the classes": any(chosen(found, name, order=True) for name in ARMS),
+        "more steps": any(chosen(found, name, times=2) for name in ARMS),
+    }
+    parts += [title for title, measured in kinds.items() if not measured]
+    if not parts:
+        return []
+    return [f"The command measures these too, but they have not been run here: {', '.join(parts)}.", ""]
 
 
 def class_table(found: Mapping[str, Any]) -> list[str]:
