@@ -1,35 +1,22 @@
-"""A whole run of incremental segmentation on one or two processes, for tests that start it and look at what it leaves.
+"""Runs of incremental segmentation on one or two processes, for a test that compares what they leave.
 
-Run as ``python segmentation_run.py FOLDER [--devices N] [--method NAME] [--kill EXPERIENCE:STEP] [--bypass]``. It goes
-on where FOLDER holds a checkpoint, and saves what it ended with as ``FOLDER/outcome_RANK.pt``.
+Run as ``python segmentation_run.py FOLDER DEVICES PART …``, where a part is ``MiB``, ``BARM`` or ``bypass``. Each
+process saves what the parts ended with as ``FOLDER/outcome_RANK.pt``. The parts share their processes, which take
+longer to start than to train.
 """
 
-import argparse
-import os
-import signal
+import sys
 from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
 from small_streams_of_masks import SmallStream, segmenter, trainer_for
 
 import pvision.segmentation.methods as methods
-from pvision.callbacks import ExemplarFree, SegmentationMatrix
+from pvision.callbacks import ExemplarFree
 from pvision.training.streams import fit_stream
 from pvision.weights_hash import weights_sha256
-
-
-class Kill(pl.Callback):
-    """Ends the process as a power cut does."""
-
-    def __init__(self, at):
-        self.experience, self.step = map(int, at.split(":"))
-
-    def on_train_batch_end(self, trainer, *args):
-        if (trainer.datamodule.current, trainer.global_step) == (self.experience, self.step):
-            os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Gradients(pl.Callback):
@@ -50,38 +37,35 @@ class Bypass(DDPStrategy):
         return model
 
 
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--devices", type=int, default=1)
-    parser.add_argument("--method", default="MiB")
-    parser.add_argument("--kill")
-    parser.add_argument("--bypass", action="store_true")
-    given = parser.parse_args()
+def run(part, folder, devices):
     pl.seed_everything(3)
-    stream, module = SmallStream(train=48), segmenter(getattr(methods, given.method), base_epochs=3)
-    gradients, matrix = Gradients(), SegmentationMatrix(plots=False)
-    callbacks = [gradients, matrix, ExemplarFree(), ModelCheckpoint(every_n_train_steps=2)]
-    callbacks += [Kill(given.kill)] if given.kill else []
-    several = Bypass() if given.bypass else "ddp"
+    stream, gradients = SmallStream(), Gradients()
+    module = segmenter(methods.BARM if part == "BARM" else methods.MiB)
+    several = Bypass() if part == "bypass" else "ddp"
     trainer = trainer_for(
-        given.folder,
+        folder,
         max_epochs=2,
-        devices=given.devices,
-        strategy=several if given.devices > 1 else "auto",
+        devices=devices,
+        strategy=several if devices > 1 else "auto",
         limit_train_batches=2,  # without the last batch, which two processes cannot always divide
         precision="64-true",  # float32 sums of two parts would round otherwise, visibly after some steps
-        callbacks=callbacks,
+        callbacks=[gradients, ExemplarFree()],
     )
-    fit_stream(trainer, module, stream, ckpt_path=given.folder if any(given.folder.rglob("*.ckpt")) else None)
-    outcome = {
+    fit_stream(trainer, module, stream)
+    return trainer.global_rank, {
         "sha256": weights_sha256(module.method),
         "weights": {name: one for name, one in module.state_dict().items() if isinstance(one, torch.Tensor)},
         "gradients": gradients.steps,
         "confusion": module.test_confusion,
-        "matrix": torch.as_tensor(matrix.matrix),
     }
-    torch.save(outcome, given.folder / f"outcome_{trainer.global_rank}.pt")
+
+
+def main():
+    folder, devices, *parts = sys.argv[1:]
+    outcomes = {}
+    for part in parts:
+        rank, outcomes[part] = run(part, Path(folder) / part, int(devices))
+    torch.save(outcomes, Path(folder) / f"outcome_{rank}.pt")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,8 +42,16 @@ def test_the_example_of_a_stream_learns_it(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_the_example_of_another_modality_predicts() -> None:
-    *_, modality, _ = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    *_, modality, _, _ = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     names: dict[str, object] = {}
     exec(compile(modality, "README.md", "exec"), names)
     (found,) = names["found"]  # type: ignore[misc]  # a list of one image's detections
     assert {"boxes", "scores", "labels"} <= found.keys()
+
+
+def test_the_example_of_segmentation_makes_a_stream_and_a_module() -> None:
+    *_, segmentation, _ = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(segmentation, "README.md", "exec"), names)
+    assert [one.classes for one in names["stream"].experiences] == [(1, 2, 3, 4), (5,), (6,), (7,), (8,), (9,), (10,)]
+    assert type(names["module"].method) is names["BARM"]

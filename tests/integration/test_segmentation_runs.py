@@ -1,4 +1,4 @@
-"""Whole runs of incremental segmentation in processes of their own: two ranks, kill -9 and resumption."""
+"""Two processes learn to segment as one does: gradients, weights and counts."""
 
 import os
 import signal
@@ -14,9 +14,8 @@ SCRIPT = Path(__file__).with_name("segmentation_run.py")
 pytestmark = pytest.mark.slow
 
 
-def run(folder, *options, ranks=1, code=0):
-    folder.mkdir(exist_ok=True)
-    command = [sys.executable, str(SCRIPT), str(folder), "--devices", str(ranks), *options]
+def run(folder, ranks, *parts):
+    command = [sys.executable, str(SCRIPT), str(folder), str(ranks), *parts]
     found = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, env=found
@@ -26,25 +25,23 @@ def run(folder, *options, ranks=1, code=0):
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == code, output
+    assert process.returncode == 0, output
     return [torch.load(path, weights_only=True) for path in sorted(folder.glob("outcome_*.pt"))]
 
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory):
-    return run(tmp_path_factory.mktemp("one") / "run")[0]
+    return run(tmp_path_factory.mktemp("one"), 1, "MiB")[0]["MiB"]
 
 
-def test_a_run_killed_in_mid_experience_ends_with_the_same_hash(tmp_path, one):
-    run(tmp_path, "--kill", "1:3", code=-signal.SIGKILL)  # the teacher is in the checkpoint of step 2
-    (resumed,) = run(tmp_path)
-    assert resumed["sha256"] == one["sha256"]
-    assert torch.equal(torch.nan_to_num(resumed["matrix"], nan=-1), torch.nan_to_num(one["matrix"], nan=-1))
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("two"), 2, "MiB", "BARM", "bypass")
 
 
-def test_two_ranks_have_the_gradients_weights_and_counts_of_one(tmp_path, one):
-    first, second = run(tmp_path, ranks=2)
-    assert len(first["gradients"]) == len(one["gradients"]) == 3 * 2 + 2 * 2 + 2 * 2
+def test_two_ranks_have_the_gradients_weights_and_counts_of_one(one, two):
+    first, second = (outcome["MiB"] for outcome in two)
+    assert len(first["gradients"]) == len(one["gradients"]) == 3 * 2 * 2
     for mine, other, alone in zip(first["gradients"], second["gradients"], one["gradients"], strict=True):
         assert torch.equal(mine, other)
         torch.testing.assert_close(mine, alone, atol=1e-8, rtol=1e-6)
@@ -55,15 +52,16 @@ def test_two_ranks_have_the_gradients_weights_and_counts_of_one(tmp_path, one):
         assert torch.equal(outcome["confusion"], one["confusion"])  # 7 images in shares of 4 and 3
 
 
-def test_past_the_wrapper_the_ranks_part(tmp_path):
-    """The check above can fail: this is the released code's defect."""
-    first, second = run(tmp_path, "--bypass", ranks=2)
-    assert not torch.equal(first["gradients"][0], second["gradients"][0])
-    assert first["sha256"] != second["sha256"]
+def test_past_the_wrapper_the_gradients_part(one, two):
+    """The comparison above can fail: this is a defect of BARM's released code, which keeps what rank 0 learned."""
+    first, second = (outcome["bypass"] for outcome in two)
+    for mine, other in zip(first["gradients"], second["gradients"], strict=True):
+        assert not torch.equal(mine, other)
+    assert not torch.allclose(first["gradients"][0], one["gradients"][0], atol=1e-8, rtol=1e-6)
 
 
-def test_two_ranks_of_barm_stay_together(tmp_path):
-    first, second = run(tmp_path, "--method", "BARM", ranks=2)
+def test_two_ranks_of_barm_stay_together(two):
+    first, second = (outcome["BARM"] for outcome in two)
     assert all(torch.equal(*pair) for pair in zip(first["gradients"], second["gradients"], strict=True))
     assert first["sha256"] == second["sha256"]
     assert torch.equal(first["confusion"], second["confusion"])

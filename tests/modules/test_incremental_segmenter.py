@@ -7,14 +7,15 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from small_streams_of_masks import SmallNetwork, SmallStream, segmenter, trainer_for
 
 from pvision.callbacks import ExemplarFree, ForgettingMetrics, SegmentationMatrix, TrainingCost
 from pvision.continual.metrics.iou import group_iou, iou_of_learned
 from pvision.errors import ConfigError, PrivacyError
 from pvision.modules import IncrementalSegmenter
-from pvision.segmentation.methods import FineTuning, MiB
-from pvision.training.streams import fit_stream
+from pvision.segmentation.methods import BARM, FineTuning, MiB
+from pvision.training.streams import fit_stream, latest_checkpoint
 from pvision.weights_hash import weights_sha256
 
 
@@ -125,6 +126,33 @@ def test_what_it_costs_is_known(run):
         assert float(values["gmacs_per_image"]) > 0
         assert float(values["forwards_per_image"]) == 1
         assert float(values["parameters_trainable"]) > 0
+
+
+class Stops(pl.Callback):
+    """Ends the run in mid-experience, as a fault does."""
+
+    def __init__(self, experience, step):
+        self.at = (experience, step)
+
+    def on_train_batch_end(self, trainer, *args):
+        if (trainer.datamodule.current, trainer.global_step) == self.at:
+            raise KeyError("stopped here")
+
+
+@pytest.mark.parametrize(("method", "experience"), [(MiB, 0), (MiB, 1), (BARM, 2)])
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
+def test_a_run_that_stops_in_mid_experience_ends_with_the_same_hash(method, experience, run, tmp_path):
+    def learn(folder, *callbacks, ckpt_path=None):
+        module = segmenter(method, base_epochs=3, increment_lr=0.004)
+        saving = ModelCheckpoint(every_n_train_steps=2)
+        trainer = trainer_for(folder, max_epochs=2, callbacks=[saving, *callbacks])
+        fit_stream(trainer, module, SmallStream(val_fraction=0.2), ckpt_path=ckpt_path)
+        return weights_sha256(module.method)
+
+    with pytest.raises(KeyError, match="stopped here"):
+        learn(tmp_path, Stops(experience, 3))  # the checkpoint of step 2 holds a teacher, but for the first experience
+    expected = weights_sha256(run[1].method) if method is MiB else learn(tmp_path / "whole")
+    assert learn(tmp_path, ckpt_path=latest_checkpoint(tmp_path)) == expected
 
 
 def test_a_run_that_goes_on_after_an_experience_ends_as_if_it_had_not_stopped(run, tmp_path):

@@ -34,7 +34,7 @@ class SmallStream(SegmentationStream):
 
     class_names = ("red", "green", "blue", "yellow")
 
-    def __init__(self, *, train=30, **settings):
+    def __init__(self, *, train=48, **settings):
         settings = {"scenario": SegmentationScenario(increments=[2, 1, 1]), "batch_size": 8, "seed": 3, **settings}
         preprocessing = SegmentationPreprocessing(mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), eval_crop=12)
         super().__init__(**{"preprocessing": preprocessing, "eval_batch_size": 3, **settings})
