@@ -207,7 +207,6 @@ class IncrementalSegmenter(pl.LightningModule):
         for name, module in self.named_modules():
             if (state := checkpoint["state_dict"].get(f"{name}._extra_state")) is not None:
                 module.set_extra_state(state)
-        self.method.train()  # as before_experience would
 
     @property
     def _has_background(self) -> bool:
