@@ -1,22 +1,22 @@
 """A table of pictures: what the sensor saw, what the detector saw, what is there and what was found."""
 
-import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
+from pvision.callbacks._figures import INK, new_figure, short_name
 from pvision.detection.records import Prediction, Target
-from pvision.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["DrawnImage", "draw", "for_the_eye", "require_plots", "save"]
+__all__ = ["WHAT", "DrawnImage", "draw", "for_the_eye"]
 
-INK = "#22303c"
+WHAT = "Drawing detections"
+"""For what matplotlib is needed."""
+
 # Told apart by most people with a colour vision deficiency, and bright enough for dark images.
 COLOURS = ("#ffb000", "#4cc9f0", "#ff5d8f", "#80ed99", "#c77dff", "#f4f1de", "#ff7b00", "#64dfdf")
 _ACROSS, _GAP = 2.6, 0.35  # inches
@@ -60,7 +60,7 @@ def draw(images: Sequence[DrawnImage], class_names: Sequence[str], *, score: flo
     titles += ["found"]
     heights = [_ACROSS * image.raw.shape[-2] / image.raw.shape[-1] for image in images]
     labels = sorted({label for image in images for label in _labels(image, score)})
-    figure = _figure(width=_ACROSS * len(titles), height=sum(heights) + _GAP * len(images) + 1.1)
+    figure = new_figure(WHAT, width=_ACROSS * len(titles), height=sum(heights) + _GAP * len(images) + 1.1)
     axes = figure.subplots(len(images), len(titles), squeeze=False, height_ratios=heights)
     for row, image in zip(axes, images, strict=True):
         raw = for_the_eye(image.raw)
@@ -74,7 +74,7 @@ def draw(images: Sequence[DrawnImage], class_names: Sequence[str], *, score: flo
             axis.set_axis_off()
             if boxes is not None:
                 _boxes(axis, boxes, score=score, width=picture.shape[1])
-        row[0].set_title(_short(image.name), fontsize=7, color=INK, loc="left", pad=2)
+        row[0].set_title(short_name(image.name), fontsize=7, color=INK, loc="left", pad=2)
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=10, color=INK, fontweight="bold", pad=14)
     _legend(figure, labels, class_names)
@@ -97,29 +97,6 @@ def for_the_eye(raw: Tensor) -> np.ndarray:
     scaled = (values - low) / (high - low if high > low else 1.0)
     picture: np.ndarray = np.clip(np.nan_to_num(scaled, nan=0.0, posinf=1.0, neginf=0.0), 0, 1)
     return picture
-
-
-def require_plots() -> None:
-    """Refuse to go on without matplotlib.
-
-    Raises:
-        MissingExtraError: if it is not installed.
-    """
-    try:
-        import matplotlib.figure  # noqa: F401  # asked for only
-    except ImportError as error:
-        raise MissingExtraError("matplotlib", "plots", "Drawing detections") from error
-
-
-def save(figure: "Figure", path: Path) -> Path:
-    """Write a figure as PNG and return its path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", "Glyph .* missing from font"
-        )  # the picture shows a box in place of the letter
-        figure.savefig(path, dpi=130)
-    return path
 
 
 def _boxes(axis: Any, boxes: Target | Prediction, *, score: float, width: int) -> None:
@@ -154,7 +131,7 @@ def _legend(figure: "Figure", labels: Sequence[int], class_names: Sequence[str])
         return
     known = [class_names[label] if label < len(class_names) else str(label) for label in labels]
     patches = [
-        Patch(facecolor=_colour(label), edgecolor=INK, label=_short(name))
+        Patch(facecolor=_colour(label), edgecolor=INK, label=short_name(name))
         for label, name in zip(labels, known, strict=True)
     ]
     figure.legend(handles=patches, loc="outside lower center", ncols=min(len(patches), 6), fontsize=8, frameon=False)
@@ -172,16 +149,3 @@ def _colour(label: int) -> str:
 
 def _as_picture(image: Tensor) -> np.ndarray:
     return image.float().clamp(0, 1).permute(1, 2, 0).numpy()
-
-
-def _short(name: str) -> str:
-    short = name if len(name) <= 30 else f"…{name[-29:]}"  # the end of a path tells images apart
-    return short.replace("$", r"\$")  # what stands between two $ matplotlib takes for a formula
-
-
-def _figure(*, width: float, height: float) -> "Figure":
-    require_plots()
-    from matplotlib.figure import Figure
-
-    # Figure without pyplot: no window system, no global state.
-    return Figure(figsize=(width, height), layout="constrained")

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 
+from pvision.callbacks._figures import save
 from pvision.callbacks._forgetting_history import Floats, History
-from pvision.callbacks._matrix_plots import curves, heatmap, save
+from pvision.callbacks._matrix_plots import curves, heatmap
 from pvision.continual.metrics import (
     all_definitions,
     anytime_average_accuracy,

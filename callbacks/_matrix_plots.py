@@ -1,21 +1,19 @@
 """Pictures of an accuracy matrix: the matrix itself, and how the accuracy on each experience moves."""
 
-import warnings
 from collections.abc import Collection, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pvision.callbacks._figures import INK, literal, new_figure
 from pvision.continual.metrics import accuracy_curve
-from pvision.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["class_table", "curves", "heatmap", "save"]
+__all__ = ["class_table", "curves", "heatmap"]
 
-INK, GRID = "#22303c", "#e4e7eb"
+GRID = "#e4e7eb"
 LIGHT_TO_DARK = (
     "#fdf6e9",
     "#d6e2d3",
@@ -43,7 +41,7 @@ def heatmap(
     """
     count = len(accuracy)
     cell = max(0.42, 0.78 - 0.02 * count)
-    figure = _figure(width=cell * (count + 1.6) + 2.6, height=cell * count + 1.9)
+    figure = new_figure("Drawing the accuracy matrix", width=cell * (count + 1.6) + 2.6, height=cell * count + 1.9)
     table, averages = figure.subplots(1, 2, width_ratios=[count, 1])
     lower = np.where(np.tri(count, dtype=bool), accuracy, np.nan)
     _cells(table, lower, size=_number_size(count))
@@ -76,7 +74,7 @@ def class_table(values: np.ndarray, rows: Sequence[str], columns: Sequence[str],
     """
     steps, classes = values.shape
     across = 0.62 if classes <= MOST_LABELS else 0.24
-    figure = _figure(width=across * classes + 2.8, height=0.45 * steps + 2.2)
+    figure = new_figure("Drawing the accuracy matrix", width=across * classes + 2.8, height=0.45 * steps + 2.2)
     axis = figure.subplots()
     _cells(axis, values, size=9 if classes <= MOST_LABELS else 0)
     axis.set_yticks(range(steps), _labels(rows))
@@ -97,7 +95,7 @@ def curves(
     """
     count = len(accuracy)
     height = min(6.2, 4.2 + 0.1 * count)
-    figure = _figure(width=min(11.0, 6.4 + 0.22 * count), height=height)
+    figure = new_figure("Drawing the accuracy matrix", width=min(11.0, 6.4 + 0.22 * count), height=height)
     axis = figure.subplots()
     colours = _colours(count)
     ends: list[tuple[float, str, Any]] = []
@@ -126,15 +124,6 @@ def curves(
         axis.spines[side].set_visible(False)
     figure.suptitle("What is kept of each experience", color=INK, fontsize=12, fontweight="bold")
     return figure
-
-
-def save(figure: "Figure", path: Path) -> Path:
-    """Write a figure as PNG and return its path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the picture shows a box, the files the name
-        figure.savefig(path, dpi=140)
-    return path
 
 
 def _cells(axis: Any, values: np.ndarray, *, size: float) -> None:
@@ -205,7 +194,7 @@ def _labels(names: Sequence[str]) -> list[str]:
 
 def _shortened(name: str) -> str:
     short = name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1].rstrip()}…"
-    return short.replace("$", r"\$")  # what stands between two $ matplotlib takes for a formula
+    return literal(short)
 
 
 def _numbers(count: int) -> list[str]:
@@ -222,12 +211,3 @@ def _colours(count: int) -> list[Any]:
 
     # From the first to the last experience; the map's last fifth is too light for a white page.
     return [colormaps["plasma"](place) for place in np.linspace(0.12, 0.78, max(count, 2))[:count]]
-
-
-def _figure(*, width: float, height: float) -> "Figure":
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("matplotlib", "plots", "Drawing the accuracy matrix") from error
-    # Figure without pyplot: no window system, no global state.
-    return Figure(figsize=(width, height), layout="constrained")

@@ -1,24 +1,24 @@
 """A table of pictures: the image, the labels that are true, and those that were predicted."""
 
-import warnings
 from collections.abc import Collection, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from pvision.callbacks._figures import INK, new_figure, short_name
 from pvision.callbacks._label_colours import palette
 from pvision.continual.masks import BACKGROUND, VOID
-from pvision.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["DrawnMask", "draw_masks", "require_plots", "save"]
+__all__ = ["WHAT", "DrawnMask", "draw_masks"]
 
-INK = "#22303c"
+WHAT = "Drawing masks"
+"""For what matplotlib is needed."""
+
 _ACROSS, _OPACITY = 2.6, 0.6  # inches; how much of the image a class hides
 
 
@@ -53,41 +53,20 @@ def draw_masks(
         MissingExtraError: if matplotlib is not installed.
     """
     heights = [_ACROSS * image.image.shape[1] / image.image.shape[2] for image in images]
-    figure = _figure(width=3 * _ACROSS, height=sum(heights) + 0.25 * len(images) + 1.2)
+    figure = new_figure(WHAT, width=3 * _ACROSS, height=sum(heights) + 0.25 * len(images) + 1.2)
     axes = figure.subplots(len(images), 3, squeeze=False, height_ratios=heights)
     for row, one in zip(axes, images, strict=True):
         picture = one.image.float().clamp(0, 1).permute(1, 2, 0).numpy()
         for axis, shown in zip(row, (picture, _over(picture, one.truth), _over(picture, one.found)), strict=True):
             axis.imshow(shown, interpolation="nearest")
             axis.set_axis_off()
-        row[0].set_title(_short(one.name), fontsize=7, color=INK, loc="left", pad=2)
+        row[0].set_title(short_name(one.name), fontsize=7, color=INK, loc="left", pad=2)
     for axis, heading in zip(axes[0], ("image", "truth", "prediction"), strict=True):
         axis.set_title(heading, fontsize=10, color=INK, fontweight="bold", pad=12)
     shown = np.unique(np.concatenate([mask.numpy().ravel() for one in images for mask in (one.truth, one.found)]))
     _legend(figure, [int(label) for label in shown if label != BACKGROUND], class_names, learned)
     figure.suptitle(title, color=INK, fontsize=11)
     return figure
-
-
-def require_plots() -> None:
-    """Refuse to go on without matplotlib.
-
-    Raises:
-        MissingExtraError: if it is not installed.
-    """
-    try:
-        import matplotlib.figure  # noqa: F401  # asked for only
-    except ImportError as error:
-        raise MissingExtraError("matplotlib", "plots", "Drawing masks") from error
-
-
-def save(figure: "Figure", path: Path) -> Path:
-    """Write a figure as PNG and return its path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the picture shows a box for the letter
-        figure.savefig(path, dpi=130)
-    return path
 
 
 def _over(picture: npt.NDArray[np.float32], mask: Tensor) -> npt.NDArray[np.float64]:
@@ -114,18 +93,5 @@ def _legend(figure: "Figure", labels: Sequence[int], class_names: Sequence[str],
 def _called(label: int, class_names: Sequence[str], learned: Collection[int]) -> str:
     if label == VOID:
         return "void"
-    name = _short(class_names[label - 1]) if label <= len(class_names) else str(label)
+    name = short_name(class_names[label - 1]) if label <= len(class_names) else str(label)
     return name if label in learned else f"{name} (not learned yet)"
-
-
-def _short(name: str) -> str:
-    short = name if len(name) <= 30 else f"…{name[-29:]}"  # the end of a path tells images apart
-    return short.replace("$", r"\$")  # what stands between two $ matplotlib takes for a formula
-
-
-def _figure(*, width: float, height: float) -> "Figure":
-    require_plots()
-    from matplotlib.figure import Figure
-
-    # Figure without pyplot: no window system, no global state.
-    return Figure(figsize=(width, height), layout="constrained")

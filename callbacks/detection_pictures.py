@@ -8,7 +8,8 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_warn
 from typing_extensions import override
 
-from pvision.callbacks._detection_drawing import DrawnImage, draw, require_plots, save
+from pvision.callbacks._detection_drawing import WHAT, DrawnImage, draw
+from pvision.callbacks._figures import require_plots, save
 from pvision.callbacks._runs import copy_to_mlflow
 from pvision.checks import positive_int, unit_rate
 from pvision.detection.records import DetectionBatch
@@ -52,7 +53,7 @@ class DetectionPictures(Callback):
 
     @override
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        require_plots()
+        require_plots(WHAT)
         self._drawn, self._modalities = {}, {}
 
     @override
@@ -84,7 +85,7 @@ class DetectionPictures(Callback):
             again = list(self._modalities.values()).count(modality) > 1
             name = f"detections_{modality}_{loader}.png" if again else f"detections_{modality}.png"
             figure = draw(images, classes, score=self.score, modality=modality)
-            copy_to_mlflow(trainer, save(figure, run_folder(trainer) / name), tags={})
+            copy_to_mlflow(trainer, save(figure, run_folder(trainer) / name, dpi=130), tags={})
         self._drawn = {}
 
 

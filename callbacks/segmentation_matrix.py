@@ -9,9 +9,10 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
 from typing_extensions import override
 
+from pvision.callbacks._figures import save
 from pvision.callbacks._forgetting_history import Floats
 from pvision.callbacks._iou_history import IouHistory, Terms
-from pvision.callbacks._matrix_plots import class_table, save
+from pvision.callbacks._matrix_plots import class_table
 from pvision.callbacks._runs import copy_to_mlflow
 from pvision.errors import ConfigError, MissingExtraError
 from pvision.files import write_whole

@@ -10,8 +10,9 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from typing_extensions import override
 
+from pvision.callbacks._figures import require_plots, save
 from pvision.callbacks._runs import copy_to_mlflow
-from pvision.callbacks._segmentation_drawing import DrawnMask, draw_masks, require_plots, save
+from pvision.callbacks._segmentation_drawing import WHAT, DrawnMask, draw_masks
 from pvision.checks import positive_int
 from pvision.continual.masks import SegmentationBatch
 from pvision.training.run_files import is_trial, run_folder
@@ -51,7 +52,7 @@ class SegmentationPictures(Callback):
 
     @override
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        require_plots()
+        require_plots(WHAT)
         self._drawn = []
 
     @override
@@ -87,7 +88,7 @@ class SegmentationPictures(Callback):
         title = f"After experience {len(done)}: {done[-1].name}" if done else "Test"
         figure = draw_masks(self._drawn, getattr(data, "class_names", ()), learned=learned, title=title)
         path = run_folder(trainer) / (f"segmentation_{len(done)}.png" if done else "segmentation.png")
-        copy_to_mlflow(trainer, save(figure, path), tags={})
+        copy_to_mlflow(trainer, save(figure, path, dpi=130), tags={})
         self._drawn = []
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from pvision.callbacks import _detection_drawing
+from pvision.callbacks._figures import save
 from pvision.callbacks.detection_pictures import DetectionPictures
 from pvision.detection.records import DetectionBatch
 from pvision.errors import ConfigError, MissingExtraError
@@ -110,7 +111,7 @@ def test_images_without_any_box_are_drawn_too() -> None:
     nothing = {"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}
     found = {**nothing, "scores": torch.zeros(0)}
     image = _detection_drawing.DrawnImage("$x$", batch.images[0], nothing, found, None, None)
-    _detection_drawing.save(_detection_drawing.draw([image], (), score=0.5, modality="lwir"), Path("empty.png"))
+    save(_detection_drawing.draw([image], (), score=0.5, modality="lwir"), Path("empty.png"))
     assert Path("empty.png").stat().st_size > 1000
 
 

@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pvision.callbacks._figures import save
 from pvision.callbacks._forgetting_history import History
 from pvision.callbacks._forgetting_report import Extras, metrics_of, scalars, write_files, write_plots
 from pvision.callbacks._forgetting_stream import Place
-from pvision.callbacks._matrix_plots import _apart, curves, heatmap, save
+from pvision.callbacks._matrix_plots import _apart, curves, heatmap
 from pvision.continual.experience import Experience
 from pvision.continual.metrics import forgetting
 
