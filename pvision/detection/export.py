@@ -1,10 +1,8 @@
 """Adaptation and detector of one modality in one file, which runs without pvision."""
 
 import copy
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 from unittest import mock
@@ -13,18 +11,25 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from pvision.checks import one_of, positive_int
 from pvision.detection.router import RGB, ModalityRouter
-from pvision.errors import ConfigError, MissingExtraError
+from pvision.errors import ConfigError
+from pvision.graph_files import (
+    Found,
+    Run,
+    checked_target,
+    needed,
+    refused_clearly,
+    run_onnx,
+    write_onnx,
+    written_beside,
+)
 
 __all__ = ["export_detector"]
 
-_SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2"}
 _OUTPUTS = ("boxes", "scores", "labels")
+_KNOWN = "Known to work are torchvision's FCOS and RetinaNet and pvision's CompactFCOS. "
 _BOX_TOLERANCE = 1e-4  # pixels, and as much of a hundred thousandth of the coordinate
 _SCORE_TOLERANCE = 1e-5
-
-_Found = Sequence[Tensor]
 
 
 def export_detector(
@@ -52,24 +57,14 @@ def export_detector(
         ConfigError: if a setting is wrong, the detector cannot be exported, or the file finds other boxes.
         MissingExtraError: if a package for this format is not installed.
     """
-    suffix = _SUFFIXES[one_of("format", format, _SUFFIXES)]
-    path = Path(path)
-    if path.suffix != suffix:
-        raise ConfigError(f"path must end in {suffix} for the format {format!r}, but {str(path)!r} came.")
-    if len(image_size) != 2:
-        raise ConfigError(f"image_size must be height and width in pixels, but {list(image_size)} came.")
-    height, width = (positive_int("image_size", side) for side in image_size)
+    path = checked_target(path, format=format, image_size=image_size)
+    height, width = image_size
     served = _Served(router, modality)
     examples = served.examples(height, width)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{suffix}")
-    try:
+    with written_beside(path) as temporary:
         run = (_export_onnx if format == "onnx" else _export_program)(served, examples[0], temporary)
         for example in examples:
             _check_equal(run(example), served(example), path)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class _Served(nn.Module):
@@ -104,59 +99,25 @@ class _Served(nn.Module):
         return [low + (high - low) * part for part in (noise, torch.full_like(noise, 0.5))]
 
 
-def _export_program(served: nn.Module, example: Tensor, path: Path) -> Callable[[Tensor], _Found]:
-    with _refused_clearly(), _traceable_suppression(), torch.no_grad():
+def _export_program(served: nn.Module, example: Tensor, path: Path) -> Run:
+    with refused_clearly("detector", known=_KNOWN), _traceable_suppression(), torch.no_grad():
         torch.export.save(torch.export.export(served, (example,), strict=False), path)
     return torch.export.load(path).module()
 
 
-def _export_onnx(served: nn.Module, example: Tensor, path: Path) -> Callable[[Tensor], _Found]:
-    _needed("onnx")
-    operators = _needed("onnxscript").opset18
-    runtime = _needed("onnxruntime")
+def _export_onnx(served: nn.Module, example: Tensor, path: Path) -> Run:
+    needed("onnx")
+    operators = needed("onnxscript").opset18
 
     def stable_sort(values: Any, stable: bool, dim: int = -1, descending: bool = False) -> Any:
         # ONNX has no sort; equal values keep their order in TopK.
         count = operators.Gather(operators.Shape(values), operators.Constant(value_ints=[dim]))
         return operators.TopK(values, count, axis=dim, largest=int(descending), sorted=1)
 
-    with _refused_clearly(), _traceable_suppression(), torch.no_grad():
-        torch.onnx.export(
-            served,
-            (example,),
-            path,
-            dynamo=True,
-            external_data=False,  # one file
-            input_names=["image"],
-            output_names=list(_OUTPUTS),
-            custom_translation_table={torch.ops.aten.sort.stable: stable_sort},
-            verbose=False,
-        )
-        session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return lambda image: [torch.from_numpy(array) for array in session.run(list(_OUTPUTS), {"image": image.numpy()})]
-
-
-def _needed(package: str) -> Any:
-    try:
-        return import_module(package)
-    except ImportError as error:
-        raise MissingExtraError(package, "export", "Exporting to ONNX") from error
-
-
-@contextmanager
-def _refused_clearly() -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # the exporters raise nearly anything
-        root: BaseException = error
-        while root.__cause__ is not None:
-            root = root.__cause__
-        reason = (str(root).strip().splitlines() or [""])[0][:200]
-        raise ConfigError(
-            f"The detector cannot be exported in this format ({type(root).__name__}: {reason}). Known to work are "
-            "torchvision's FCOS and RetinaNet and pvision's CompactFCOS. Try the other format, or serve it with "
-            "`pvision predict`."
-        ) from error
+    with refused_clearly("detector", known=_KNOWN), _traceable_suppression(), torch.no_grad():
+        translations = {torch.ops.aten.sort.stable: stable_sort}
+        write_onnx(served, example, path, outputs=_OUTPUTS, translations=translations)
+        return run_onnx(path, outputs=_OUTPUTS)
 
 
 @contextmanager
@@ -191,7 +152,7 @@ def _any_number(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     return boxes.new_empty(torch.library.get_ctx().new_dynamic_size(), dtype=torch.int64)
 
 
-def _check_equal(found: _Found, expected: _Found, path: Path) -> None:
+def _check_equal(found: Found, expected: Found, path: Path) -> None:
     if not _agree(found, expected):
         raise ConfigError(
             f"{path} was not written: the exported detector found {len(found[0])} boxes where this one found "
@@ -199,7 +160,7 @@ def _check_equal(found: _Found, expected: _Found, path: Path) -> None:
         )
 
 
-def _agree(found: _Found, expected: _Found) -> bool:
+def _agree(found: Found, expected: Found) -> bool:
     """Tell whether each box of one side is one of the other's; the order of equal scores may differ."""
     if len(found[0]) != len(expected[0]) or not len(found[0]):
         return len(found[0]) == len(expected[0])

@@ -1,10 +1,7 @@
 """A segmenter as it is after some experience in one file, which runs without pvision."""
 
 import json
-import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from importlib import import_module
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,9 +9,18 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from pvision.checks import one_of, positive_int
 from pvision.continual.masks import BACKGROUND
-from pvision.errors import ConfigError, MissingExtraError
+from pvision.errors import ConfigError
+from pvision.graph_files import (
+    Found,
+    Run,
+    checked_target,
+    needed,
+    refused_clearly,
+    run_onnx,
+    write_onnx,
+    written_beside,
+)
 from pvision.segmentation.methods.method import SegmentationMethod, frozen_copy
 
 __all__ = ["METADATA", "export_segmenter"]
@@ -22,11 +28,8 @@ __all__ = ["METADATA", "export_segmenter"]
 METADATA = "pvision.json"
 """Where the file says what its labels are: an extra file of a ``.pt2``, a property of an ONNX model."""
 
-_SUFFIXES = {"onnx": ".onnx", "torch_export": ".pt2"}
 _OUTPUTS = ("labels", "scores")
 _TOLERANCE = 1e-4
-
-_Found = Sequence[Tensor]
 
 
 def export_segmenter(
@@ -60,30 +63,19 @@ def export_segmenter(
             something else.
         MissingExtraError: if a package for this format is not installed.
     """
-    suffix = _SUFFIXES[one_of("format", format, _SUFFIXES)]
-    path = Path(path)
-    if path.suffix != suffix:
-        raise ConfigError(f"path must end in {suffix} for the format {format!r}, but {str(path)!r} came.")
-    if len(image_size) != 2:
-        raise ConfigError(f"image_size must be height and width in pixels, but {list(image_size)} came.")
+    path = checked_target(path, format=format, image_size=image_size)
     if not method.head.groups:
         raise ConfigError("The method has learned no class, so there is nothing to export. Train it first.")
     if not 0 < len(mean) == len(std):
         raise ConfigError(f"mean and std must have one number for each channel, but {mean} and {std} came.")
     served = _Served(method, mean, std)
-    shape = (len(mean), *(positive_int("image_size", side) for side in image_size))
+    shape = (len(mean), *image_size)
     noise = torch.rand(shape, generator=torch.Generator().manual_seed(0))
     metadata = _metadata(method, class_names)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{suffix}")
-    try:
+    with written_beside(path) as temporary, torch.no_grad():
         run = (_export_onnx if format == "onnx" else _export_program)(served, noise, temporary, metadata)
-        with torch.no_grad():
-            for example in (noise, torch.full_like(noise, 0.5)):
-                _check_equal(run(example), served(example), path)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        for example in (noise, torch.full_like(noise, 0.5)):
+            _check_equal(run(example), served(example), path)
 
 
 class _Served(nn.Module):
@@ -116,57 +108,24 @@ def _metadata(method: SegmentationMethod, class_names: Sequence[str]) -> str:
     return json.dumps({"labels": labels, "names": names}, ensure_ascii=False)
 
 
-def _export_program(served: nn.Module, example: Tensor, path: Path, metadata: str) -> Callable[[Tensor], _Found]:
-    with _refused_clearly(), torch.no_grad():
+def _export_program(served: nn.Module, example: Tensor, path: Path, metadata: str) -> Run:
+    with refused_clearly("segmenter"), torch.no_grad():
         torch.export.save(torch.export.export(served, (example,), strict=False), path, extra_files={METADATA: metadata})
     return torch.export.load(path).module()
 
 
-def _export_onnx(served: nn.Module, example: Tensor, path: Path, metadata: str) -> Callable[[Tensor], _Found]:
-    onnx: Any = _needed("onnx")
-    _needed("onnxscript")
-    runtime = _needed("onnxruntime")
-    with _refused_clearly(), torch.no_grad():
-        torch.onnx.export(
-            served,
-            (example,),
-            path,
-            dynamo=True,
-            external_data=False,  # one file
-            input_names=["image"],
-            output_names=list(_OUTPUTS),
-            verbose=False,
-        )
+def _export_onnx(served: nn.Module, example: Tensor, path: Path, metadata: str) -> Run:
+    onnx: Any = needed("onnx")
+    needed("onnxscript")
+    with refused_clearly("segmenter"), torch.no_grad():
+        write_onnx(served, example, path, outputs=_OUTPUTS)
         model = onnx.load(path)
         onnx.helper.set_model_props(model, {METADATA: metadata})
         onnx.save(model, path)
-        session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return lambda image: [torch.from_numpy(array) for array in session.run(list(_OUTPUTS), {"image": image.numpy()})]
+        return run_onnx(path, outputs=_OUTPUTS)
 
 
-def _needed(package: str) -> Any:
-    try:
-        return import_module(package)
-    except ImportError as error:
-        raise MissingExtraError(package, "export", "Exporting to ONNX") from error
-
-
-@contextmanager
-def _refused_clearly() -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # the exporters raise nearly anything
-        root: BaseException = error
-        while root.__cause__ is not None:
-            root = root.__cause__
-        reason = (str(root).strip().splitlines() or [""])[0][:200]
-        raise ConfigError(
-            f"The segmenter cannot be exported in this format ({type(root).__name__}: {reason}). Try the other format, "
-            "or serve it with `pvision predict`."
-        ) from error
-
-
-def _check_equal(found: _Found, expected: _Found, path: Path) -> None:
+def _check_equal(found: Found, expected: Found, path: Path) -> None:
     (labels, scores), (own_labels, own_scores) = found, expected
     close = scores.shape == own_scores.shape and torch.allclose(scores, own_scores, atol=_TOLERANCE, rtol=_TOLERANCE)
     if close:
