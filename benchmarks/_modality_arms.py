@@ -14,7 +14,7 @@ from pvision.detection.adaptations.zero_shot import ZeroShot
 from pvision.detection.translator import ModalityTranslator
 
 SIZE = (96, 128)
-_TRANSLATOR = (2e-3,)
+_TRANSLATOR = (1e-3,)
 _WEIGHTS = (3e-4, 1e-3, 3e-3)
 
 
@@ -57,11 +57,11 @@ ARMS = {
     "modtr_small": Arm(
         "ModTr, product, small U-Net from scratch",
         lambda channels: ModalityTranslator(channels, network="small", resolution=0.5),
-        (2e-3,),
+        _TRANSLATOR,
     ),
-    "modtr": Arm("ModTr, product", _translator("product"), _TRANSLATOR),
+    "modtr": Arm("ModTr, no fusion", _translator("none"), _TRANSLATOR),
+    "modtr_product": Arm("ModTr, product", _translator("product"), rate_of="modtr"),
     "modtr_sum": Arm("ModTr, sum", _translator("sum"), rate_of="modtr"),
-    "modtr_none": Arm("ModTr, none", _translator("none"), rate_of="modtr"),
     "modtr_attention": Arm("ModTr, attention", _translator("attention"), rate_of="modtr"),
     "modtr_residual": Arm("ModTr, residual product", _translator("residual_product"), rate_of="modtr"),
     "modtr_affine": Arm("ModTr, affine", _translator("affine"), rate_of="modtr"),

@@ -33,8 +33,8 @@ from pvision.modules import ModalityDetector
 from pvision.training.average_precision import AveragePrecision
 from pvision.weights_hash import weights_sha256
 
-STEPS, BATCH = 800, 16
-TUNING_STEPS = 120
+STEPS, BATCH, FLIP = 3_600, 16, True
+TUNING_STEPS = 300
 SEVERITY = 3
 TUNING_SEED = 99
 RGB_IMAGES = 50  # whose boxes, scores and labels are compared bit for bit
@@ -81,6 +81,7 @@ class Run:
             **named,
             "steps": self.steps,
             "batch_size": BATCH,
+            "flip": FLIP,
             "detector_sha256": detector,
             "data_sha256": data_digest(),
         }
@@ -105,12 +106,17 @@ def image_input(modality: str) -> ImageInput:
 
 def make_data(run: Run, modality: str) -> RenderedModalities:
     return RenderedModalities(
-        modality=modality, batch_size=BATCH, eval_batch_size=50, label_fraction=run.budget, seed=run.seed
+        modality=modality,
+        batch_size=BATCH,
+        eval_batch_size=50,
+        label_fraction=run.budget,
+        flip=FLIP,
+        seed=run.seed,
     )
 
 
 def make_module(run: Run, epochs: int) -> ModalityDetector:
-    return ModalityDetector(
+    module = ModalityDetector(
         CompactFCOS(),
         modality=run.modality,
         input=image_input(run.modality),
@@ -118,6 +124,7 @@ def make_module(run: Run, epochs: int) -> ModalityDetector:
         optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=run.lr, weight_decay=0.01),
         scheduler=lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs),
     )
+    return module.to(memory_format=torch.channels_last)  # a third faster on a CPU
 
 
 def make_trainer(module: ModalityDetector, folder: str, steps: int, *callbacks: pl.Callback) -> pl.Trainer:
