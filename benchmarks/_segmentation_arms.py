@@ -16,6 +16,7 @@ from pvision.segmentation.methods import (
     FineTuning,
     LwF,
     MiB,
+    PlasticBARM,
     PseudoLabels,
     SegmentationMethod,
 )
@@ -50,6 +51,7 @@ ARMS = {
     "dft": Arm("DFT*-style, frozen", DFT),
     "pseudo_labels": Arm("BCE + pseudo-labels", PseudoLabels),
     "barm": Arm("BARM", BARM),
+    "plastic_barm": Arm("PlasticBARM (ours)", PlasticBARM),
     "barm_no_residual": Arm("BARM without residual", partial(BARM, residual=False)),
     "barm_no_clamp": Arm("… without clamp", partial(BARM, clamp=False)),
     "barm_no_tri": Arm("… without the negative term", partial(BARM, negative_weight=0.0)),
@@ -60,6 +62,7 @@ ARMS = {
 
 MAIN = (
     "barm",
+    "plastic_barm",
     "mib",
     "pseudo_labels",
     "fine_tuning",
@@ -72,5 +75,5 @@ MAIN = (
     "joint",
 )
 ABLATIONS = tuple(name for name in ARMS if name.startswith("barm_"))
-CURVE = ("barm", "mib", "pseudo_labels")
-ORDERED = ("barm", "mib", "pseudo_labels", "fine_tuning")
+CURVE = ("barm", "plastic_barm", "mib", "pseudo_labels")
+ORDERED = ("barm", "plastic_barm", "mib", "pseudo_labels", "fine_tuning")

@@ -8,7 +8,7 @@ import argparse
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import harmonic_mean, mean, stdev
 from typing import Any
 
 from _segmentation_arms import ABLATIONS, ARMS, MAIN
@@ -33,6 +33,7 @@ METRICS = (
 )
 TITLES = ("old", "new", "all", "hIoU", "mean over steps", "forgetting", "largest")
 OLD, NEW = METRICS[0], METRICS[1]
+OLD_CLASSES = 4
 Run = Mapping[str, Any]
 
 PUBLISHED = (
@@ -46,6 +47,9 @@ PUBLISHED = (
 def load(folder: Path) -> dict[str, Any]:
     """Return all runs of a folder, without what only a log needs."""
     runs = [json.loads(path.read_text()) for path in sorted(folder.glob("*-x*.json"))]
+    for run in runs:
+        if ARMS[run["settings"]["arm"]].joint:
+            run["metrics"] |= as_after_a_stream(run["iou"][-1])
     kept = ("settings", "metrics", "iou", "class_order", "costs", "cpu_seconds")
     return {
         "format": "pvision segmentation results",
@@ -54,6 +58,18 @@ def load(folder: Path) -> dict[str, Any]:
         "threads": runs[0]["threads"],
         "commits": sorted({run["git_commit"] for run in runs if run["git_commit"]}),
         "runs": [{name: run[name] for name in kept} for run in runs],
+    }
+
+
+def as_after_a_stream(iou: Sequence[float]) -> dict[str, float | None]:
+    """Return the last metrics of classes learned at once, by the parts that a stream of the task would have."""
+    old, new = mean(iou[1 : 1 + OLD_CLASSES]), mean(iou[1 + OLD_CLASSES :])
+    undefined = ("average_over_steps", "forgetting", "forgetting_largest")
+    return {
+        f"segmentation/{OLD}": old,
+        f"segmentation/{NEW}": new,
+        "segmentation/hiou_without_background": harmonic_mean([old, new]),
+        **{f"segmentation/{name}": None for name in undefined},
     }
 
 

@@ -16,16 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from pvision.adapters.adapted import AdaptedModel
-from pvision.adapters.files import write_tensors
 from pvision.adapters.lora import LowRank
 from pvision.adapters.peft_config import CONFIG, peft_config, read_config, scaling_of
 from pvision.adapters.peft_matrices import Matrix, Part, peft_matrices, peft_target, taken_apart
 from pvision.errors import ConfigError, DataError
 from pvision.files import write_whole
+from pvision.tensor_files import read_tensors, write_tensors
 
 __all__ = ["export_peft", "import_peft"]
 
@@ -119,12 +118,8 @@ def _read(path: Path) -> tuple[dict[str, tuple[Tensor, Tensor]], Mapping[str, An
     """Return A and B by what their names begin with, and the note of `export_peft` if there is one."""
     if not path.is_file():
         raise ConfigError(f"there is no file {str(path)!r}. Let PEFT save with safe_serialization=True.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # no mapping
-            note = json.loads((file.metadata() or {}).get(_NOTE, "{}"))
-    except (SafetensorError, OSError) as error:
-        raise DataError(f"{path} is damaged ({error}). Save or export the adapter again.") from None
+    header, tensors = read_tensors(path, writer="export_peft", cure="Save or export the adapter again.")
+    note = json.loads(header.get(_NOTE, "{}"))
     keys = dict.fromkeys(key.removeprefix(_PREFIX).removesuffix(_ENDS[0]).removesuffix(_ENDS[1]) for key in tensors)
     expected = {f"{_PREFIX}{key}{end}" for key in keys for end in _ENDS}
     if odd := sorted(expected ^ tensors.keys()):

@@ -14,8 +14,8 @@ from typing_extensions import override
 from pvision.checks import positive_int
 from pvision.detection.detectors.compact_fcos import RENDERED_WEIGHTS
 from pvision.detection.detectors.pyramid import FeaturePyramid
-from pvision.detection.detectors.weights_file import read_weights
 from pvision.errors import ConfigError
+from pvision.network_weights import read_weights
 
 __all__ = ["PYRAMID", "PyramidUNet"]
 

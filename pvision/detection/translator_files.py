@@ -1,13 +1,10 @@
 """One modality in one safetensors file: its weights, and in the header what they are and whose detector they need."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self, cast, runtime_checkable
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from pvision.detection.adaptations.adaptation import Adaptation
@@ -18,6 +15,7 @@ from pvision.detection.adaptations.zero_shot import ZeroShot
 from pvision.detection.inputs import ImageInput
 from pvision.detection.translator import ModalityTranslator
 from pvision.errors import ConfigError, DataError, MissingExtraError
+from pvision.tensor_files import read_tensors, tensor_path, write_tensors
 from pvision.weights_hash import weights_sha256
 
 __all__ = ["TranslatorFile", "read_translator", "write_translator"]
@@ -73,9 +71,7 @@ def write_translator(path: str | Path, content: TranslatorFile) -> None:
     Raises:
         ConfigError: if ``path`` ends otherwise, or this adaptation cannot be rebuilt from a file.
     """
-    path = Path(path)
-    if path.suffix != ".safetensors":
-        raise ConfigError(f"path must end in .safetensors, but {str(path)!r} came.")
+    path = tensor_path(path)
     adaptation = content.adaptation
     kind = type(adaptation).__name__
     if _KNOWN.get(kind) is not type(adaptation) or not isinstance(adaptation, _Described):
@@ -92,8 +88,7 @@ def write_translator(path: str | Path, content: TranslatorFile) -> None:
         "detector_sha256": content.detector_sha256,
         "class_names": list(content.class_names),
     }
-    tensors = {name: value.detach().cpu().contiguous() for name, value in adaptation.state_dict().items()}
-    _write_whole(path, save(tensors, metadata={_HEADER: json.dumps(header)}))
+    write_tensors(path, adaptation.state_dict(), header={_HEADER: json.dumps(header)})
 
 
 def read_translator(path: str | Path) -> TranslatorFile:
@@ -108,8 +103,6 @@ def read_translator(path: str | Path) -> TranslatorFile:
         MissingExtraError: if its network needs a package that is not installed.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ConfigError(f"there is no file {str(path)!r}. Give one that ModalityRouter.save wrote.")
     header, tensors = _read(path)
     try:
         content = _rebuilt(header)
@@ -126,12 +119,10 @@ def read_translator(path: str | Path) -> TranslatorFile:
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    found, tensors = read_tensors(path, writer="ModalityRouter.save", cure="Save it again.")
     try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(_HEADER)
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # no mapping
-        header = None if text is None else json.loads(text)
-    except (SafetensorError, OSError, ValueError) as error:
+        header = json.loads(found.get(_HEADER, "null"))
+    except ValueError as error:
         raise DataError(f"{path} is damaged ({_short(error)}). Save it again.") from None
     if not isinstance(header, dict):
         raise DataError(f"{path} holds no modality. Give a file that ModalityRouter.save wrote.")
@@ -154,16 +145,6 @@ def _rebuilt(header: Mapping[str, Any]) -> TranslatorFile:
         detector_sha256=str(header["detector_sha256"]),
         class_names=tuple(map(str, header["class_names"])),
     )
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _short(error: Exception) -> str:

@@ -1,7 +1,6 @@
 """Weights of a vision transformer, from a file or from pvision, made to fit its size, channels and number of blocks."""
 
 import re
-from collections.abc import Mapping
 from importlib.resources import as_file, files
 from math import isqrt
 
@@ -10,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pvision.errors import ConfigError
-from pvision.models.weights import is_weights_path, load_exactly, read_weights
+from pvision.network_weights import is_weights_path, load_exactly, read_weights, without_head
 
-__all__ = ["SHIPPED", "load_vit_weights", "resized_positions", "without_head"]
+__all__ = ["SHIPPED", "load_vit_weights", "resized_positions"]
 
 SHIPPED = {
     "glyphs": ("glyphs.safetensors", "eb4d86965e16c64ffa1a5bf7fb60fccc0902315602d2bb706807475fc91869c9"),
@@ -64,11 +63,6 @@ def resized_positions(positions: Tensor, own: Tensor, *, prefix: int = 1) -> Ten
     grid = positions[:, prefix:].float().reshape(1, side, side, -1).permute(0, 3, 1, 2)
     grid = F.interpolate(grid, size=(isqrt(wanted),) * 2, mode="bicubic", antialias=True)
     return torch.cat([positions[:, :prefix], grid.flatten(2).transpose(1, 2).to(positions.dtype)], 1)
-
-
-def without_head(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return ``state`` without the classifier that it was published with."""
-    return {name: value for name, value in state.items() if not name.startswith("head.")}
 
 
 def _read(weights: str) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from pvision.checks import positive_int
 from pvision.models.inputs import check_video
-from pvision.models.weights import load_exactly, read_weights
+from pvision.network_weights import load_exactly, read_weights
 
 __all__ = ["MotionEncoder", "MotionMaps", "MotionNet", "MotionTrunk"]
 

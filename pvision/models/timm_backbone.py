@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from pvision.checks import positive_int
 from pvision.errors import ConfigError, MissingExtraError
-from pvision.models._vit_weights import resized_positions, without_head
-from pvision.models.weights import load_exactly, read_weights
+from pvision.models._vit_weights import resized_positions
+from pvision.network_weights import load_exactly, read_weights, without_head
 
 __all__ = ["TimmBackbone"]
 

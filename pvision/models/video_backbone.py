@@ -10,8 +10,8 @@ from pvision.errors import ConfigError
 from pvision.models.inputs import check_video
 from pvision.models.parts import Clip
 from pvision.models.torchvision_networks import published_weights
-from pvision.models.weights import is_weights_path, load_with_own_head, read_weights
 from pvision.models.zoo import Entry, build_parts, entry
+from pvision.network_weights import is_weights_path, load_with_own_head, read_weights
 
 __all__ = ["VideoBackbone", "video_model"]
 

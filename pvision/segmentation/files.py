@@ -1,17 +1,15 @@
 """A method's weights and what it has learned in one safetensors file, without its history."""
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from pvision.errors import ConfigError, DataError
 from pvision.segmentation.methods.method import SegmentationMethod, frozen_copy
+from pvision.tensor_files import read_tensors, tensor_path, write_tensors
 
 __all__ = ["load_segmenter", "save_segmenter"]
 
@@ -29,19 +27,12 @@ def save_segmenter(method: SegmentationMethod, path: str | Path, *, class_names:
     Raises:
         ConfigError: if the method has learned no class, or the file's name ends in something else.
     """
-    path = _checked(path)
+    path = tensor_path(path)
     if not method.head.groups:
         raise ConfigError("The method has learned no class, so there is nothing to save. Train it first.")
     alone = frozen_copy(method)
     header = {"class_names": list(class_names), "state": _without_tensors(alone)}
-    tensors = {name: value.cpu().contiguous() for name, value in _tensors(alone).items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(save(tensors, metadata={_HEADER: json.dumps(header)}))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_tensors(path, _tensors(alone), header={_HEADER: json.dumps(header)})
 
 
 def load_segmenter(
@@ -58,9 +49,7 @@ def load_segmenter(
         ConfigError: if there is no such file, or it is of another method.
         DataError: if the file is damaged, was written by something else, or does not fit the network.
     """
-    path = _checked(path)
-    if not path.is_file():
-        raise ConfigError(f"There is no file {str(path)!r}. Give one that save_segmenter wrote.")
+    path = tensor_path(path)
     header, tensors = _read(path)
     made = method(network)
     made.set_extra_state(header["state"])
@@ -96,18 +85,7 @@ def _differences(own: dict[str, Tensor], found: dict[str, Tensor]) -> list[str]:
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = (file.metadata() or {}).get(_HEADER)
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # no mapping
-    except (SafetensorError, OSError) as error:
-        raise DataError(f"{path} is damaged ({error}). Save the method again.") from None
-    if header is None:
+    header, tensors = read_tensors(path, writer="save_segmenter", cure="Save the method again.")
+    if _HEADER not in header:
         raise DataError(f"{path} was not written by save_segmenter. Checkpoints are loaded by `pvision test`.")
-    return json.loads(header), tensors
-
-
-def _checked(path: str | Path) -> Path:
-    if Path(path).suffix != ".safetensors":
-        raise ConfigError(f"path must end in .safetensors, but {str(path)!r} came.")
-    return Path(path)
+    return json.loads(header[_HEADER]), tensors

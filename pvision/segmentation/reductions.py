@@ -1,11 +1,11 @@
-"""Means over pixels that do not depend on how a batch is shared out among processes."""
+"""Means and sums over pixels that do not depend on how a batch is shared out among processes."""
 
 import torch
 from torch import Tensor
 
 from pvision.continual._collectives import process_count, sum_of_all
 
-__all__ = ["mean_of_all", "mean_where", "share_of_all"]
+__all__ = ["mean_of_all", "mean_where", "share_of_all", "sum_over_all"]
 
 
 def mean_where(values: Tensor, mask: Tensor) -> Tensor:
@@ -24,6 +24,18 @@ def mean_where(values: Tensor, mask: Tensor) -> Tensor:
 def mean_of_all(values: Tensor) -> Tensor:
     """Return `mean_where` of all values. A collective."""
     return values.sum() * share_of_all(torch.tensor(values.numel(), device=values.device))
+
+
+def sum_over_all(values: Tensor) -> Tensor:
+    """Return the sum of all processes' values, for what is no mean, as a ratio of sums. A collective.
+
+    The gradient is scaled as that of `mean_where`.
+
+    Args:
+        values: of this process, any shape, the same on all.
+    """
+    total = sum_of_all(values.detach())
+    return total + process_count() * (values - values.detach())
 
 
 def share_of_all(count: Tensor) -> Tensor:

@@ -14,8 +14,8 @@ from torch import nn
 from pvision.checks import positive_int
 from pvision.detection.detectors.pyramid import FeaturePyramid
 from pvision.detection.detectors.torchvision_network import TorchvisionNetwork, torchvision_detection
-from pvision.detection.detectors.weights_file import load_weights
 from pvision.errors import ConfigError
+from pvision.network_weights import load_exactly, read_weights
 
 __all__ = ["RENDERED_WEIGHTS", "CompactFCOS"]
 
@@ -58,7 +58,8 @@ class CompactFCOS(TorchvisionNetwork):
             )
         super().__init__(_network(len(names), width), names)
         if weights is not None:
-            load_weights(self.network, RENDERED_WEIGHTS if weights == "rendered" else Path(weights))
+            state = read_weights(RENDERED_WEIGHTS if weights == "rendered" else weights)
+            load_exactly(self.network, state, source=weights)
 
 
 def _network(classes: int, width: int) -> Any:

@@ -9,8 +9,8 @@ from torch import nn
 
 from pvision.checks import one_of, positive_int
 from pvision.detection.detectors.torchvision_network import TorchvisionNetwork, torchvision_detection
-from pvision.detection.detectors.weights_file import load_weights, read_weights
 from pvision.errors import ConfigError
+from pvision.network_weights import load_exactly, read_weights
 
 __all__ = ["TorchvisionDetector"]
 
@@ -108,9 +108,10 @@ def _with_background(name: str, class_names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _load(network: nn.Module, path: Path, name: str) -> None:
-    if not any(key.endswith("num_batches_tracked") for key in read_weights(path)):
+    state = read_weights(path)
+    if not any(key.endswith("num_batches_tracked") for key in state):
         _fix_statistics(network, eps=0.0 if _adds_nothing(path, name) else None)
-    load_weights(network, path)
+    load_exactly(network, state, source=str(path))
 
 
 def _adds_nothing(path: Path, name: str) -> bool:

@@ -9,6 +9,7 @@ from pvision.segmentation.methods.lwf import LwF
 from pvision.segmentation.methods.lwf_mc import LwFMC
 from pvision.segmentation.methods.method import SegmentationMethod
 from pvision.segmentation.methods.mib import MiB
+from pvision.segmentation.methods.plastic_barm import PlasticBARM
 from pvision.segmentation.methods.plop import PLOP
 from pvision.segmentation.methods.pseudo_labels import PseudoLabels
 from pvision.segmentation.methods.ssul import SSUL
@@ -24,6 +25,7 @@ __all__ = [
     "LwF",
     "LwFMC",
     "MiB",
+    "PlasticBARM",
     "PseudoLabels",
     "SegmentationMethod",
 ]

@@ -1,9 +1,11 @@
 """Losses of methods whose outputs are probabilities of their own, BARM's terms among them.
 
-Each is a mean over all processes' pixels.
+Each is a mean, or a ratio of sums, over all processes' pixels.
 
 [0] Zhang & Gao, "Background Adaptation with Residual Modeling for Exemplar-Free Class-Incremental Semantic
 Segmentation", ECCV 2024, arXiv 2407.09838.
+[1] Milletari, Navab & Ahmadi, "V-Net: Fully Convolutional Neural Networks for Volumetric Medical Image Segmentation",
+3DV 2016, arXiv 1606.04797.
 """
 
 from collections.abc import Sequence
@@ -13,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pvision.continual.masks import BACKGROUND, VOID
-from pvision.segmentation.reductions import mean_where, share_of_all
+from pvision.segmentation.reductions import mean_where, share_of_all, sum_over_all
 
 __all__ = [
     "at_features",
@@ -23,6 +25,7 @@ __all__ = [
     "kept_background",
     "lowered_background",
     "pseudo_labels",
+    "soft_dice",
 ]
 
 
@@ -53,6 +56,28 @@ def bce(logits: Tensor, targets: Tensor) -> Tensor:
     wanted = torch.zeros_like(logits).scatter_(1, torch.where(labelled, targets, BACKGROUND).unsqueeze(1), 1.0)
     each = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").sum(dim=1)
     return mean_where(each, labelled)
+
+
+def soft_dice(logits: Tensor, targets: Tensor, *, first: int) -> Tensor:
+    """Return one minus the Dice coefficient of probabilities, averaged over classes.
+
+    ``1 - (2 * sum(p * t) + 1) / (sum(p) + sum(t) + 1)`` of each class, over all pixels that are not `VOID`. It does not
+    depend on how few the class' pixels are. The sums are plain ones, not squared as in [1]; the added pixel gives a
+    class that is absent a finite loss.
+
+    Args:
+        logits: ``(B, columns, H, W)``.
+        targets: int64 ``(B, H, W)``.
+        first: the first column that counts; all from there on do.
+    """
+    labelled = (targets != VOID).unsqueeze(1)
+    columns = torch.arange(first, logits.shape[1], device=logits.device)[:, None, None]
+    wanted = targets.unsqueeze(1) == columns
+    probabilities = torch.where(labelled, logits[:, first:].float().sigmoid(), 0.0)
+    both = torch.where(wanted, probabilities, 0.0).sum((0, 2, 3))
+    either = probabilities.sum((0, 2, 3)) + wanted.sum((0, 2, 3))
+    sums = sum_over_all(torch.stack([both, either]))
+    return (1 - (2 * sums[0] + 1) / (sums[1] + 1)).mean()
 
 
 def at_features(mask: Tensor, features: Tensor) -> Tensor:

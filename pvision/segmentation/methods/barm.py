@@ -97,7 +97,7 @@ class BARM(SegmentationMethod):
         logits = resized(self.head.trained(outputs), batch.image)
         targets = self.targets(batch.mask)
         if not isinstance(self.teacher, BARM):
-            return {"bce": terms.bce(logits, targets)}
+            return self.classification(logits, targets)
         with torch.no_grad():
             old_branches = self.teacher.head.branch_features(self.teacher.network(batch.image))
             old_outputs = self.teacher.head.outputs(old_branches)
@@ -106,11 +106,20 @@ class BARM(SegmentationMethod):
         mask = terms.at_features(batch.mask, outputs[-1])
         found = terms.feature_distillation(branches[:-1], old_branches, mask)
         return {
-            "bce": terms.bce(logits, targets),
+            **self.classification(logits, targets),
             **self._background_terms(outputs[-1][:, :1], mask),
             "feature_distillation": self.feature_weight * found,
             "group_distillation": self.group_weight * terms.group_distillation(outputs[:-1], old_outputs),
         }
+
+    def classification(self, logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Return the terms that compare the training logits with labels and pseudo-labels.
+
+        Args:
+            logits: ``(B, 1 + classes, H, W)``; those of old classes are constant.
+            targets: the column of each pixel's label, int64 ``(B, H, W)``, with `VOID`.
+        """
+        return {"bce": terms.bce(logits, targets)}
 
     def _background_terms(self, residual: Tensor, mask: Tensor) -> dict[str, Tensor]:
         if not self.residual:

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from pvision.checks import at_least, one_of, positive_int
 from pvision.errors import ConfigError, DataError, MissingExtraError
-from pvision.segmentation.networks._weights import load_weights
+from pvision.network_weights import load_exactly, read_weights, without_head
 from pvision.segmentation.networks.network import SegmentationNetwork
 
 __all__ = ["DeepLabV3Features"]
@@ -96,7 +96,7 @@ def _resnet(name: str, dilated: tuple[bool, bool, bool], weights: str | None) ->
         ) from error
     network.fc = nn.Identity()
     if weights is not None and published is None:
-        load_weights(network, weights, classifier="fc.")
+        load_exactly(network, without_head(read_weights(weights), "fc"), source=weights)
     for layer in network.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.momentum = _BACKBONE_MOMENTUM

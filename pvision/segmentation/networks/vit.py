@@ -1,6 +1,5 @@
 """timm's vision transformers as segmentation networks."""
 
-from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -8,7 +7,7 @@ from typing_extensions import override
 
 from pvision.checks import positive_int
 from pvision.errors import ConfigError, DataError, MissingExtraError
-from pvision.segmentation.networks._weights import load_weights
+from pvision.network_weights import load_exactly, read_weights, without_head
 from pvision.segmentation.networks.network import SegmentationNetwork
 
 __all__ = ["ViTFeatures"]
@@ -101,7 +100,8 @@ def _transformer(name: str, *, pretrained: bool, weights: str | None) -> Any:
     if not isinstance(network, VisionTransformer):
         raise _other_class(name)
     if weights is not None:
-        load_weights(network, weights, classifier="head.", fitted=partial(checkpoint_filter_fn, model=network))
+        state = checkpoint_filter_fn(without_head(read_weights(weights)), model=network)
+        load_exactly(network, state, source=weights)
     return network
 
 

@@ -52,6 +52,31 @@ def test_binary_cross_entropy(scene: tuple[Tensor, Tensor]) -> None:
 
 
 @quick
+@given(scenes(), st.integers(0, COLUMNS - 1))
+def test_soft_dice(scene: tuple[Tensor, Tensor], first: int) -> None:
+    logits, targets = scene
+    each = []
+    for c in range(first, COLUMNS):
+        places = [place for place in np.ndindex(*targets.shape) if targets[place] != VOID]
+        likely = {(b, i, j): sigmoid(float(logits[b, c, i, j])) for b, i, j in places}
+        true = [place for place in places if targets[place] == c]
+        both = sum(likely[place] for place in true)
+        each.append(1 - (2 * both + 1) / (sum(likely.values()) + len(true) + 1))
+    assert float(terms.soft_dice(logits, targets, first=first)) == pytest.approx(mean(each), rel=1e-5)
+
+
+def test_soft_dice_does_not_depend_on_how_small_a_class_is() -> None:
+    def loss(side: int) -> Tensor:
+        targets = torch.zeros(1, 100, 100, dtype=torch.int64)
+        targets[:, :side, :side] = 1
+        half_found = (targets == 1) & (torch.arange(100) % 2 == 0)
+        return terms.soft_dice(torch.where(half_found, 30.0, -30.0).unsqueeze(1).repeat(1, 2, 1, 1), targets, first=1)
+
+    assert float(loss(10)) == pytest.approx(float(loss(80)), abs=0.01)
+    assert float(loss(10)) == pytest.approx(1 / 3, abs=0.01)
+
+
+@quick
 @given(scenes())
 def test_the_background_is_lowered_on_new_classes(scene: tuple[Tensor, Tensor]) -> None:
     logits, mask = scene
@@ -128,6 +153,7 @@ def test_void_pixels_count_in_the_groups_distillation_only(scene: tuple[Tensor, 
     logits, mask = scene
     other, fixed = changed_at_void(logits, mask), logits.flip(1)
     assert torch.equal(terms.bce(logits, mask), terms.bce(other, mask))
+    assert torch.equal(terms.soft_dice(logits, mask, first=1), terms.soft_dice(other, mask, first=1))
     for term in (terms.lowered_background, terms.kept_background):
         assert torch.equal(term(logits[:, :1], mask), term(other[:, :1], mask))
     assert torch.equal(
@@ -178,6 +204,7 @@ def gradients(images: slice = slice(None)) -> list[float]:
         terms.kept_background(now[0][:, :1], mask),
         terms.feature_distillation(now, then, mask),
         terms.group_distillation(now, then),
+        terms.soft_dice(now[0], mask, first=1),
     ]
     return [float(torch.autograd.grad(one, weight, retain_graph=True)[0]) for one in found]
 

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from pvision.errors import ConfigError, DataError
 
-__all__ = ["is_weights_path", "load_exactly", "load_with_own_head", "read_weights"]
+__all__ = ["is_weights_path", "load_exactly", "load_with_own_head", "read_weights", "without_head"]
 
 _PICKLES = (".pth", ".pt", ".pyth")
 _WRAPPERS = ("model_state", "state_dict", "model")
+_COUNTER = "num_batches_tracked"  # of BatchNorm: published files from before 2018 have none, and torch fills it in
 _SHOWN = 6
 
 
@@ -47,6 +48,8 @@ def read_weights(path: str | Path, *, sha256: str | None = None) -> dict[str, Te
 def load_exactly(module: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
     """Load ``state`` into ``module`` if both agree in every name and shape, and change nothing otherwise.
 
+    Only BatchNorm's counters may be missing.
+
     Args:
         module: what to fill.
         state: the tensors by name.
@@ -56,8 +59,9 @@ def load_exactly(module: nn.Module, state: Mapping[str, Tensor], *, source: str)
         ConfigError: if they disagree; it lists what each side has that the other has not.
     """
     own = module.state_dict()
+    missing = [name for name in own.keys() - state.keys() if not name.endswith(_COUNTER)]
     differences = [
-        _listed("only the network has", sorted(own.keys() - state.keys())),
+        _listed("only the network has", sorted(missing)),
         _listed(f"only {source} has", sorted(state.keys() - own.keys())),
         _listed("shapes differ (network, weights)", _other_shapes(own, state)),
     ]
@@ -88,6 +92,16 @@ def load_with_own_head(module: nn.Module, state: Mapping[str, Tensor], *, head: 
     ):
         state = {**state, **{name: own[name] for name in names}}
     load_exactly(module, state, source=source)
+
+
+def without_head(state: Mapping[str, Tensor], head: str = "head") -> dict[str, Tensor]:
+    """Return ``state`` without the classifier that it was published with.
+
+    Args:
+        state: the tensors by name.
+        head: the classifier's dotted name.
+    """
+    return {name: value for name, value in state.items() if not name.startswith(f"{head}.")}
 
 
 def is_weights_path(weights: str) -> bool:

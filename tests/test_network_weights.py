@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from pvision.errors import ConfigError, DataError
-from pvision.models.weights import is_weights_path, load_exactly, load_with_own_head, read_weights
+from pvision.network_weights import is_weights_path, load_exactly, load_with_own_head, read_weights
 
 
 @pytest.fixture
