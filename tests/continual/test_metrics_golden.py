@@ -203,14 +203,13 @@ def test_segmentation():
     assert metrics.pixel_accuracy(confusion) == six(0.85)
     assert metrics.segmentation_summary(confusion, old=[1, 2], new=[3]) == six(
         {
-            "miou_old": 0.763636,
-            "miou_old_with_background": 0.751515,
+            "miou_old": 0.751515,
+            "miou_old_without_background": 0.763636,
             "miou_new": 0.714286,
-            "miou_all": 0.747186,
-            "miou_all_with_background": 0.742208,
-            "harmonic": 0.738137,
-            "harmonic_with_background": 0.732428,
-            "iou_background": 0.727273,
+            "miou_all": 0.742208,
+            "miou_all_without_background": 0.747186,
+            "hiou": 0.732428,
+            "hiou_without_background": 0.738137,
             "pixel_accuracy": 0.85,
         }
     )

@@ -311,7 +311,7 @@ def test_absent_classes_are_left_out_of_miou():
     assert metrics.mean_iou(confusion) == 0.25
     assert np.isnan(metrics.mean_iou(confusion, [1]))
     values = metrics.segmentation_summary(confusion, old=[0], new=[2], background=None)
-    assert values == {"miou_old": 0.5, "miou_new": 0.0, "miou_all": 0.25, "harmonic": 0.0, "pixel_accuracy": 0.5}
+    assert values == {"miou_old": 0.5, "miou_new": 0.0, "miou_all": 0.25, "hiou": 0.0, "pixel_accuracy": 0.5}
     assert np.isnan(metrics.pixel_accuracy([[0, 0], [0, 0]]))
 
 

@@ -46,7 +46,8 @@ def run(capsys, *words):
 
 
 def test_every_method_has_its_recipe():
-    methods = {"barm", "dft", "dkd", "finetune", "ilt", "joint", "lwf", "mib", "plop", "pseudo_labels", "ssul"}
+    ours = {"barm", "plastic_barm"}
+    methods = ours | {"dft", "dkd", "finetune", "ilt", "joint", "lwf", "mib", "plop", "pseudo_labels", "ssul"}
     tiny = {f"{method}_rendered_tiny" for method in ("barm", "mib", "finetune")}
     assert {f"{method}_rendered" for method in methods} | tiny <= set(RENDERED)
 

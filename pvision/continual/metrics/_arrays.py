@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from pvision.errors import ConfigError
 
-__all__ = ["Floats", "Integers", "Mask", "as_floats", "as_fractions", "as_integers", "plain", "ratio"]
+__all__ = ["Floats", "Integers", "Mask", "as_confusion", "as_floats", "as_fractions", "as_integers", "plain", "ratio"]
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -76,6 +76,21 @@ def as_integers(name: str, value: object, shape: tuple[int, ...], error: type[Va
         wanted = ", ".join("any" if size == -1 else str(size) for size in shape)
         raise error(f"{name} must have the shape ({wanted}), but it has {array.shape}.")
     return np.array(array, dtype=np.int64)
+
+
+def as_confusion(value: object) -> Integers:
+    """Return a new square int64 array of pixel counts, rows truth and columns prediction.
+
+    Raises:
+        ConfigError: if ``value`` is none, is empty, or has a negative count.
+    """
+    pixels = as_integers("confusion", value, (-1, -1))
+    if pixels.shape[0] != pixels.shape[1] or not pixels.size or (pixels < 0).any():
+        raise ConfigError(
+            f"confusion must be square and hold pixel counts, none negative, but its shape is {pixels.shape}"
+            f" and its smallest entry {pixels.min(initial=0)}."
+        )
+    return pixels
 
 
 def ratio(numerator: npt.NDArray[Any], denominator: npt.NDArray[Any]) -> Floats:

@@ -1,7 +1,7 @@
 """IoU along a stream of classes: per class, of the old, the new and all, and what is forgotten of each.
 
 Class 0 is the background, in data that has one. Old are the classes of the first experience, new all that
-came later, as in the tables of this field ("0-15", "16-20"); `segmentation_summary` divides as its caller says.
+came later, as in the tables of this field ("0-15", "16-20"); `group_iou` divides as its caller says.
 Everything comes from one confusion matrix over the whole test set, never from means over images.
 
 [0] Cermelli et al., "Modeling the Background for Incremental Learning in Semantic Segmentation" (MiB), CVPR 2020.
@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pvision.checks import one_of
-from pvision.continual.metrics._arrays import Floats, as_fractions, as_integers, ratio
+from pvision.continual.metrics._arrays import Floats, as_confusion, as_fractions, ratio
 from pvision.continual.metrics.plasticity import harmonic_mean
 from pvision.errors import ConfigError
 
@@ -48,9 +48,7 @@ def iou_of_learned(
     """
     one_of("absent", absent, ABSENT)
     labels = [*([] if background is None else [background]), *learned]
-    pixels = as_integers("confusion", confusion, (-1, -1))
-    if pixels.shape[0] != pixels.shape[1] or (pixels < 0).any():
-        raise ConfigError(f"confusion must be square and hold no negative counts, but its shape is {pixels.shape}.")
+    pixels = as_confusion(confusion)
     if len(set(labels)) != len(labels) or not all(0 <= label < len(pixels) for label in labels):
         raise ConfigError(f"learned must name labels in 0..{len(pixels) - 1}, each once, but {labels} came.")
     counted = pixels[labels]
