@@ -18,10 +18,6 @@ from pvision.errors import ConfigError, DataError
 
 __all__ = ["PackedSet", "SetFormat", "file_entries", "open_packed"]
 
-_FILTERS: list[dict[str, Any]] = [
-    {"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": 1 << 22, "lc": 4, "pb": 0}
-]
-
 
 @dataclass(frozen=True)
 class SetFormat:
@@ -174,13 +170,17 @@ class PackedSet:
         return dict(content)
 
 
-def open_packed(path: Path) -> lzma.LZMAFile:
+def open_packed(path: Path, *, window: int = 1 << 22) -> lzma.LZMAFile:
     """Return an xz file to write to, packed for bytes that are no text.
 
     Args:
         path: of the file.
+        window: how far back repetitions are found, in bytes. The preset's 64 MiB would need 700 MB of memory for each
+            open file, and make it hardly smaller.
     """
-    return lzma.open(path, "wb", filters=_FILTERS)
+    preset = {"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": window}
+    # The upper half of the last byte predicts the next one best.
+    return lzma.open(path, "wb", filters=[{**preset, "lc": 4, "pb": 0}])
 
 
 def file_entries(folder: Path) -> dict[str, dict[str, Any]]:

@@ -1,8 +1,6 @@
 """Writing of sets, whole or not at all."""
 
-import hashlib
 import json
-import lzma
 import math
 import os
 import shutil
@@ -10,10 +8,10 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from pvision.datamodules._packed_set import file_entries, open_packed
 from pvision.datamodules.mocap.body import CLASS_NAMES
 from pvision.datamodules.mocap.palette import IndexedClip
 from pvision.datamodules.mocap.scenes import FRAMES_PER_SECOND, Scene
@@ -25,15 +23,7 @@ __all__ = ["GENERATOR", "new_folder", "write_manifest", "write_split"]
 GENERATOR = 1
 """Raised whenever the same seed gives other clips than before."""
 
-_FILTERS: list[dict[str, Any]] = [
-    {
-        "id": lzma.FILTER_LZMA2,
-        "preset": 9 | lzma.PRESET_EXTREME,
-        "dict_size": 1 << 20,  # the preset's 64 MiB would make files 1 % smaller and need 700 MB of memory for each
-        "lc": 4,  # the upper half of the last byte predicts the next one best
-        "pb": 0,
-    }
-]
+_WINDOW = 1 << 20
 
 
 @contextmanager
@@ -73,9 +63,9 @@ def write_split(folder: Path, split: str, clips: Iterable[tuple[Scene, IndexedCl
     """
     facts = Facts([], [], [], [], [])
     with (
-        _xz(folder / f"{split}.map.xz") as maps,
-        _xz(folder / f"{split}.shades.xz") as shades,
-        _xz(folder / f"{split}.colors.xz") as colors,
+        open_packed(folder / f"{split}.map.xz", window=_WINDOW) as maps,
+        open_packed(folder / f"{split}.shades.xz", window=_WINDOW) as shades,
+        open_packed(folder / f"{split}.colors.xz", window=_WINDOW) as colors,
     ):
         for scene, clip in clips:
             # Time innermost: what stays the same from frame to frame then repeats byte by byte.
@@ -87,7 +77,7 @@ def write_split(folder: Path, split: str, clips: Iterable[tuple[Scene, IndexedCl
             facts.phase.append(_rounded(scene.phase))
             facts.start.append(_rounded(scene.start(frames)))
             facts.speed.append(_rounded(scene.speed))
-    with _xz(folder / f"{split}.facts.json.xz") as file:
+    with open_packed(folder / f"{split}.facts.json.xz", window=_WINDOW) as file:
         file.write(json.dumps(facts._asdict(), separators=(",", ":")).encode())
     return len(facts.label)
 
@@ -112,18 +102,9 @@ def write_manifest(folder: Path, *, seed: int, frames: int, size: int, clips: Ma
         "frames_per_second": FRAMES_PER_SECOND,
         "class_names": CLASS_NAMES,
         "clips": dict(clips),
-        "files": {path.name: _entry(path) for path in sorted(folder.glob("*.xz"))},
+        "files": file_entries(folder),
     }
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-
-
-def _xz(path: Path) -> lzma.LZMAFile:
-    return lzma.open(path, "wb", filters=_FILTERS)
-
-
-def _entry(path: Path) -> dict[str, Any]:
-    content = path.read_bytes()
-    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
 def _rounded(value: float) -> float:

@@ -1,15 +1,13 @@
 """Writing of sets."""
 
-import hashlib
 import json
-import lzma
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pvision.datamodules._packed_set import file_entries, open_packed
 from pvision.datamodules.rendered.camera import HEIGHT, WIDTH
 from pvision.datamodules.rendered.geometry import Geometry
 from pvision.datamodules.rendered.objects import CLASS_NAMES
@@ -20,10 +18,6 @@ __all__ = ["GENERATOR", "surface_table", "write_manifest", "write_split"]
 
 GENERATOR = 1
 """Raised whenever the same seed gives other scenes than before."""
-
-_FILTERS: list[dict[str, Any]] = [
-    {"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": 1 << 22, "lc": 4, "pb": 0}
-]
 
 
 def surface_table(scene: Scene) -> NDArray[np.uint8]:
@@ -42,10 +36,10 @@ def write_split(folder: Path, split: str, scenes: Iterable[tuple[Scene, Geometry
     """
     facts = Facts([], [], [], [], [], [], [], [])
     with (
-        _xz(folder / f"{split}.map.xz") as maps,
-        _xz(folder / f"{split}.shades.xz") as shades,
-        _xz(folder / f"{split}.depths.xz") as depths,
-        _xz(folder / f"{split}.surfaces.xz") as surfaces,
+        open_packed(folder / f"{split}.map.xz") as maps,
+        open_packed(folder / f"{split}.shades.xz") as shades,
+        open_packed(folder / f"{split}.depths.xz") as depths,
+        open_packed(folder / f"{split}.surfaces.xz") as surfaces,
     ):
         for scene, geometry in scenes:
             maps.write(geometry.map.tobytes())
@@ -53,7 +47,7 @@ def write_split(folder: Path, split: str, scenes: Iterable[tuple[Scene, Geometry
             depths.write(geometry.depths.tobytes())
             surfaces.write(surface_table(scene).tobytes())
             _note(facts, scene, geometry)
-    with _xz(folder / f"{split}.facts.json.xz") as file:
+    with open_packed(folder / f"{split}.facts.json.xz") as file:
         file.write(json.dumps(facts._asdict(), separators=(",", ":")).encode())
     return len(facts.kinds)
 
@@ -74,7 +68,7 @@ def write_manifest(folder: Path, *, seed: int, scenes: Mapping[str, int]) -> Non
         "size": [HEIGHT, WIDTH],
         "class_names": CLASS_NAMES,
         "scenes": dict(scenes),
-        "files": {path.name: _entry(path) for path in sorted(folder.glob("*.xz"))},
+        "files": file_entries(folder),
     }
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
 
@@ -93,12 +87,3 @@ def _note(facts: Facts, scene: Scene, geometry: Geometry) -> None:
 def _down(value: float, digits: int) -> float:
     # Down, so that an angle or a phase stays below the upper bound of its range.
     return float(np.floor(value * 10**digits) / 10**digits)
-
-
-def _xz(path: Path) -> lzma.LZMAFile:
-    return lzma.open(path, "wb", filters=_FILTERS)
-
-
-def _entry(path: Path) -> dict[str, Any]:
-    content = path.read_bytes()
-    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
