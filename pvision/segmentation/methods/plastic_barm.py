@@ -1,4 +1,4 @@
-"""BARM for short training: all layers learn at one rate, and small classes count as much as large ones.
+"""BARM for short training: shared layers learn faster, and small classes count as much as large ones.
 
 A variant of ours; docs/methods/plastic_barm.md says what it gains and what it costs.
 """
@@ -16,11 +16,11 @@ __all__ = ["PlasticBARM"]
 
 
 class PlasticBARM(BARM):
-    """`BARM` with a term for the overlap of new classes, and one learning rate for all layers.
+    """`BARM` with a term for the overlap of new classes, faster shared layers, and stronger distillation.
 
     BARM's cross-entropy is a mean over all pixels, of which those of a new class are few, and its shared layers learn
     at a tenth of the rate. Both keep old classes as they are, and leave new ones half learned where steps are few.
-    Here stronger distillation of old outputs keeps them.
+    Here the distillation of old outputs keeps them.
 
     Args:
         network: as for `BARM`.
@@ -38,7 +38,7 @@ class PlasticBARM(BARM):
         network: nn.Module,
         *,
         dice_weight: float = 1.0,
-        shared_lr_factor: float = 1.0,
+        shared_lr_factor: float = 0.3,
         group_weight: float = 4.0,
         **settings: Any,
     ) -> None:
