@@ -143,7 +143,7 @@ def test_bad_files_are_refused_and_change_nothing(make_network, tmp_path):
     good, bad = tmp_path / "good.safetensors", tmp_path / "bad.safetensors"
     save_adapters(add_adapters(make_network(), LoRA(rank=2)), good)
     network = make_network()
-    with pytest.raises(ConfigError, match="there is no file"):
+    with pytest.raises(ConfigError, match="There is no file"):
         load_adapters(network, bad)
     with pytest.raises(ConfigError, match=r"must end in \.safetensors"):
         load_adapters(network, tmp_path / "adapters.pt")

@@ -178,7 +178,7 @@ def test_foreign_files_are_refused_and_pickles_are_not_opened(tmp_path):
     with pytest.raises(DataError, match="damaged"):
         ModalityRouter(small_fcos()).load(tmp_path / "evil.safetensors")
     assert not (tmp_path / "opened").exists()
-    with pytest.raises(ConfigError, match="there is no file"):
+    with pytest.raises(ConfigError, match="There is no file"):
         ModalityRouter(small_fcos()).load(tmp_path / "none.safetensors")
 
 

@@ -71,7 +71,7 @@ def test_weights_come_from_a_file(tmp_path: Path) -> None:
 def test_a_missing_shipped_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compact_fcos, "RENDERED_WEIGHTS", tmp_path / "rendered.safetensors")
 
-    with pytest.raises(ConfigError, match=r"no file of weights .*rendered\.safetensors"):
+    with pytest.raises(ConfigError, match=r"there is no file .*rendered\.safetensors"):
         CompactFCOS()
 
 

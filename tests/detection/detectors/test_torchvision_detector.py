@@ -121,7 +121,7 @@ def test_other_names_are_refused_with_the_known_ones(name: str) -> None:
     ("settings", "message"),
     [
         ({"weights": "COCO_V1", "class_names": ("person",)}, "Leave class_names out"),
-        ({"weights": "nothing.pth"}, "no file of weights"),
+        ({"weights": "nothing.pth"}, "there is no file"),
         ({"min_size": 100}, "resizes all images to one fixed size. Leave min_size out"),
         ({"class_names": ()}, "at least one name"),
         ({"class_names": "person"}, "list of at least one name"),

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pvision.errors import ConfigError, DataError, MissingExtraError
+from pvision.errors import ConfigError, DataError, MissingExtraError, UserError
 from pvision.segmentation.networks import CompactSegmenter, DeepLabV3Features, SegmentationNetwork, ViTFeatures
 
 TINY = "vit_tiny_patch16_224"
@@ -124,12 +124,12 @@ def test_a_transformer_takes_a_file_of_another_grid(tmp_path: Path) -> None:
 
 
 def test_files_that_hold_no_weights_are_refused(tmp_path: Path) -> None:
-    torch.save({"model": {}}, tmp_path / "nested.pth")
+    torch.save({"weights": {}}, tmp_path / "nested.pth")
     (tmp_path / "broken.pth").write_bytes(b"nothing")
     (tmp_path / "broken.safetensors").write_bytes(b"nothing")
-    reasons = {"nested.pth": "more than tensors", "broken.pth": "cannot be read", "broken.safetensors": "be read"}
+    reasons = {"nested.pth": "no state dict", "broken.pth": "cannot be read", "broken.safetensors": "no readable"}
     for name, reason in {**reasons, "absent.pth": "no file"}.items():
-        with pytest.raises(ConfigError, match=reason):
+        with pytest.raises(UserError, match=reason):
             ViTFeatures(TINY, weights=str(tmp_path / name))
 
 
