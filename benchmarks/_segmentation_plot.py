@@ -12,6 +12,9 @@ __all__ = ["draw"]
 INK, GRID = "#22303c", "#e4e7eb"
 COLOURS = ("#0072b2", "#d55e00", "#00795a", "#b04a86")  # Okabe and Ito's, darkened where text has them
 
+METRICS = ("miou_old_without_background", "miou_new")
+CROWD = (55, 73)  # where most methods keep old classes: names stand to the right of all of them
+
 
 def draw(found: Mapping[str, Any], path: Path, chosen: Callable[..., Any], value: Callable[..., float]) -> None:
     """Draw new over old classes for each method, and both over the steps for a few."""
@@ -28,32 +31,43 @@ def draw(found: Mapping[str, Any], path: Path, chosen: Callable[..., Any], value
 
 
 def _methods(axis: Any, found: Mapping[str, Any], chosen: Callable[..., Any], value: Callable[..., float]) -> None:
+    names = [name for name in ARMS if name in MAIN and chosen(found, name)]
+    places = {
+        name: tuple(mean(value(run, metric) for run in chosen(found, name)) for metric in METRICS) for name in names
+    }
     taken: list[tuple[float, float]] = []
-    for name in [name for name in ARMS if name in MAIN and chosen(found, name)]:
-        runs = chosen(found, name)
-        old = [value(run, "miou_old_without_background") for run in runs]
-        new = [value(run, "miou_new") for run in runs]
-        colour = COLOURS[0] if name.startswith("barm") else "#8a929a" if name == "joint" else INK
-        axis.plot(old, new, ".", color=colour, alpha=0.45, markersize=6)
-        axis.plot(mean(old), mean(new), "o", color=colour, markersize=8)
-        height = mean(new)
-        while any(abs(height - y) < 2.4 and abs(mean(old) - x) < 25 for x, y in taken):
-            height += 1.2
-        taken.append((mean(old), height))
-        inner = mean(old) > 45
+    for name in sorted(names, key=lambda one: places[one][1]):
+        old, new = places[name]
+        colour = {"barm": COLOURS[0], "plastic_barm": COLOURS[1], "joint": "#8a929a"}.get(name, INK)
+        axis.plot(
+            *([value(run, metric) for run in chosen(found, name)] for metric in METRICS), ".", color=colour, alpha=0.45
+        )
+        axis.plot(old, new, "o", color=colour, markersize=8)
+        across = max(old + 2, CROWD[1]) if CROWD[0] < old < CROWD[1] else old + 2
+        height = _free(taken, across, new)
+        moved = across > old + 2 or height != new
+        line = {"arrowstyle": "-", "color": "#c3cad1", "linewidth": 0.7} if moved else None
         axis.annotate(
             ARMS[name].title,
-            (mean(old), mean(new)),
-            xytext=(mean(old) + (-1.5 if inner else 1.5), height),
-            ha="right" if inner else "left",
+            (old, new),
+            xytext=(across, height),
             va="center",
             fontsize=9,
             color=colour,
+            arrowprops=line,
         )
     axis.set_xlim(-3, 100)
     axis.set_ylim(bottom=-2)
     axis.set_xlabel("old classes: mIoU at the end, percent (small dots: seeds)", color=INK)
     axis.set_ylabel("new classes: mIoU at the end, percent", color=INK)
+
+
+def _free(taken: list[tuple[float, float]], across: float, height: float, gap: float = 2.4) -> float:
+    """Return the first height from here up that no name near by takes."""
+    while any(abs(across - x) < 25 and abs(height - y) < gap for x, y in taken):
+        height += 0.3
+    taken.append((across, height))
+    return height
 
 
 def _curve(axis: Any, found: Mapping[str, Any], chosen: Callable[..., Any], value: Callable[..., float]) -> None:
@@ -65,7 +79,7 @@ def _curve(axis: Any, found: Mapping[str, Any], chosen: Callable[..., Any], valu
             for run in chosen(found, name, times=times)
             if run["settings"]["seed"] == seed
         }
-        for metric, style in (("miou_old_without_background", "--"), ("miou_new", "-")):
+        for metric, style in zip(METRICS, ("--", "-"), strict=True):
             axis.plot(list(runs), [value(run, metric) for run in runs.values()], style, marker="o", color=colour)
         axis.plot([], [], "-", color=colour, label=ARMS[name].title)
     axis.plot([], [], "--", color=INK, label="old classes")
