@@ -31,17 +31,18 @@ def _panel(axis: Any, groups: Mapping[str, Any], kind: str, title: str) -> None:
         new, rgb = (100 * group["metrics"][metric]["mean"] for metric in ("map_new", "map_rgb"))
         colour, marker = KEPT if group["detector_unchanged"] else CHANGED
         axis.plot(rgb, new, marker, color=colour, markersize=7, zorder=3)
-        kept = group["detector_unchanged"]
-        height = _free(taken, rgb + (20 if kept else -20), new)
+        to_the_right = group["detector_unchanged"] or rgb < 25  # where there is room
+        height = _free(taken, rgb + (20 if to_the_right else -20), new)
+        line = {"arrowstyle": "-", "color": "#c3cad1", "linewidth": 0.7, "relpos": (1 - to_the_right, 0.5)}
         axis.annotate(
             ARMS[name].title,
             (rgb, new),
-            xytext=(rgb + (2 if kept else -2), height),
+            xytext=(rgb + (2 if to_the_right else -2), height),
             fontsize=8,
             color=colour,
-            ha="left" if kept else "right",
+            ha="left" if to_the_right else "right",
             va="center",
-            arrowprops={"arrowstyle": "-", "color": "#c3cad1", "linewidth": 0.7} if abs(height - new) > 1 else None,
+            arrowprops=line if abs(height - new) > 1 else None,
         )
     axis.plot([], [], KEPT[1], color=KEPT[0], label="detector unchanged, bit for bit")
     axis.plot([], [], CHANGED[1], color=CHANGED[0], label="detector changed")

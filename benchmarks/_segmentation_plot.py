@@ -46,7 +46,7 @@ def _methods(axis: Any, found: Mapping[str, Any], chosen: Callable[..., Any], va
         across = max(old + 2, CROWD[1]) if CROWD[0] < old < CROWD[1] else old + 2
         height = _free(taken, across, new)
         moved = across > old + 2 or height != new
-        line = {"arrowstyle": "-", "color": "#c3cad1", "linewidth": 0.7} if moved else None
+        line = {"arrowstyle": "-", "color": "#c3cad1", "linewidth": 0.7, "relpos": (0, 0.5)} if moved else None
         axis.annotate(
             ARMS[name].title,
             (old, new),

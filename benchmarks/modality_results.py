@@ -125,7 +125,7 @@ def page(found: Mapping[str, Any]) -> str:
             f"- **Made with** torch {common['versions'].get('torch')}, {common['threads']} thread, "
             f"at commit {', '.join(common['commits'])}.",
             "",
-            *summary(groups),
+            *summary(groups, (found.get("shorter") or {}).get("groups", {})),
             "",
             "![Average precision on infrared against that on RGB images afterwards](images/modality_translation.png)",
             "",
@@ -137,6 +137,7 @@ def page(found: Mapping[str, Any]) -> str:
                 f"{found['costs'].get('detector', {}).get('multiply_adds', 0) / 1e6:.0f} M; ms: a whole prediction.",
             ),
             *section("Simulated depth (two channels: distance and amplitude)", main_table(groups, "depth-1", {})),
+            *shorter(found.get("shorter")),
             *section("Few labels", budget_table(groups)),
             *section(
                 "Spoilt images",
@@ -158,7 +159,7 @@ def page(found: Mapping[str, Any]) -> str:
     )
 
 
-def summary(groups: Mapping[str, Any]) -> list[str]:
+def summary(groups: Mapping[str, Any], measured_shorter: Mapping[str, Any]) -> list[str]:
     """Return what the main rows say, and what has not been measured."""
     zero_shot, tuned, translated = (
         {name: 100 * groups[f"{arm}/lwir-1"]["metrics"][name]["mean"] for name in ("map_new", "map_rgb")}
@@ -166,7 +167,7 @@ def summary(groups: Mapping[str, Any]) -> list[str]:
     )
     kinds = {"depth-1": "depth", "lwir-0.01": "few labels", "sequence": "two modalities in sequence"}
     missing = [text for kind, text in kinds.items() if not any(name.endswith(f"/{kind}") for name in groups)]
-    missing += [arm.title for name, arm in ARMS.items() if f"{name}/lwir-1" not in groups]
+    missing += [arm.title for name, arm in ARMS.items() if f"{name}/lwir-1" not in groups | measured_shorter]
     lines = [
         f"ModTr ends {translated['map_new'] - zero_shot['map_new']:.1f} AP above zero-shot and "
         f"{tuned['map_new'] - translated['map_new']:.1f} below full fine-tuning; RGB images lose nothing by it, and "
@@ -182,6 +183,18 @@ def section(title: str, rows: Sequence[str], *explanation: str) -> list[str]:
     if len(rows) <= 2:
         return []
     return [f"## {title}", "", *rows, "", *explanation, *([""] if explanation else [])]
+
+
+def shorter(found: Mapping[str, Any] | None) -> list[str]:
+    """Return the section of ways that were measured with fewer steps."""
+    if found is None:
+        return []
+    common = found["common"]
+    return section(
+        f"Simulated infrared, {common['steps']} steps, no image mirrored",
+        main_table(found["groups"], "lwir-1", {}),
+        "Everything else as above; learning rates were tried for 120 steps. Compare these rows with each other only.",
+    )
 
 
 def main_table(groups: Mapping[str, Any], kind: str, costs: Mapping[str, Any]) -> list[str]:
@@ -262,10 +275,14 @@ def table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path)
+    parser.add_argument("--shorter", type=Path, help="runs of fewer steps, for a table of their own")
     given = parser.parse_args()
-    if given.runs is not None:
-        RESULTS.write_text(json.dumps(aggregate(given.runs), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     found = json.loads(RESULTS.read_text(encoding="utf-8"))
+    if given.runs is not None:
+        found = aggregate(given.runs) | {"shorter": found.get("shorter")}
+    if given.shorter is not None:
+        found["shorter"] = aggregate(given.shorter)
+    RESULTS.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     PAGE.write_text(page(found), encoding="utf-8")
     draw(found, PICTURE)
     print(page(found))
