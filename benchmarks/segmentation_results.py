@@ -256,16 +256,17 @@ def ablation_table(found: Mapping[str, Any]) -> list[str]:
 
 
 def order_table(found: Mapping[str, Any]) -> list[str]:
+    orders = [None, *(run["settings"]["order"] for run in chosen(found, "barm", order=True))]
     rows = []
     for name in [name for name in ARMS if chosen(found, name, order=True)]:
         drawn = chosen(found, name, order=True)
         seed = drawn[0]["settings"]["seed"]
         runs = [run for run in chosen(found, name) if run["settings"]["seed"] == seed] + drawn
         values = [[value(run, metric) for run in runs] for metric in METRICS[:3]]
-        each = [f"{old:.1f} / {new:.1f}" for old, new, _ in zip(*values, strict=True)]
+        cells = {run["settings"]["order"]: f"{value(run, OLD):.1f} / {value(run, NEW):.1f}" for run in runs}
+        each = [cells.get(order, "–") for order in orders]
         rows.append([ARMS[name].title, *each, *(f"{mean(one):.1f} ± {stdev(one):.1f}" for one in values)])
-    orders = [f"order {run['settings']['order']}" for run in chosen(found, "barm", order=True)]
-    return table(["method", "usual: old / new", *orders, *TITLES[:3]], rows)
+    return table(["method", *("usual" if one is None else f"order {one}" for one in orders), *TITLES[:3]], rows)
 
 
 def order_findings(found: Mapping[str, Any]) -> list[str]:
