@@ -193,8 +193,8 @@ def shorter(found: Mapping[str, Any] | None) -> list[str]:
     return section(
         f"Simulated infrared, {common['steps']} steps, no image mirrored",
         main_table(found["groups"], "lwir-1", {}),
-        "Everything else as above; learning rates of fine-tuning, the head and LoRA were tried for 120 steps, the others",
-        "not. Compare these rows with each other only.",
+        "Everything else as above. Learning rates of fine-tuning, the head and LoRA were tried for 120 steps, the",
+        "others not. Compare these rows with each other only.",
     )
 
 
