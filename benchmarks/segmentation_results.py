@@ -206,7 +206,8 @@ def missing(found: Mapping[str, Any]) -> list[str]:
     kinds = {
         "the ablations": any(chosen(found, name) for name in ABLATIONS),
         "drawn orders of the classes": any(chosen(found, name, order=True) for name in ARMS),
-        "more steps": any(chosen(found, name, times=2) for name in ARMS),
+        "twice the steps": any(chosen(found, name, times=2) for name in ARMS),
+        "four times the steps": any(chosen(found, name, times=4) for name in ARMS),
     }
     parts += [title for title, measured in kinds.items() if not measured]
     if not parts:
