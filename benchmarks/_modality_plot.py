@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from _labels import LEADER, free_height
 from _modality_arms import ARMS
 
 __all__ = ["draw"]
@@ -32,8 +33,8 @@ def _panel(axis: Any, groups: Mapping[str, Any], kind: str, title: str) -> None:
         colour, marker = KEPT if group["detector_unchanged"] else CHANGED
         axis.plot(rgb, new, marker, color=colour, markersize=7, zorder=3)
         to_the_right = group["detector_unchanged"] or rgb < 25  # where there is room
-        height = _free(taken, rgb + (20 if to_the_right else -20), new)
-        line = {"arrowstyle": "-", "color": "#c3cad1", "linewidth": 0.7, "relpos": (1 - to_the_right, 0.5)}
+        height = free_height(taken, rgb + (20 if to_the_right else -20), new, near=30, gap=2.2)
+        line = {**LEADER, "relpos": (1 - to_the_right, 0.5)}
         axis.annotate(
             ARMS[name].title,
             (rgb, new),
@@ -54,11 +55,3 @@ def _panel(axis: Any, groups: Mapping[str, Any], kind: str, title: str) -> None:
     axis.grid(color=GRID, linewidth=0.8)
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
-
-
-def _free(taken: list[tuple[float, float]], across: float, height: float, gap: float = 2.2) -> float:
-    """Return the first height from here up that no name near by takes."""
-    while any(abs(across - x) < 30 and abs(height - y) < gap for x, y in taken):
-        height += 0.5
-    taken.append((across, height))
-    return height

@@ -5,6 +5,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from _labels import LEADER, free_height
 from _segmentation_arms import ARMS, CURVE, MAIN
 
 __all__ = ["draw"]
@@ -44,9 +45,9 @@ def _methods(axis: Any, found: Mapping[str, Any], chosen: Callable[..., Any], va
         )
         axis.plot(old, new, "o", color=colour, markersize=8)
         across = max(old + 2, CROWD[1]) if CROWD[0] < old < CROWD[1] else old + 2
-        height = _free(taken, across, new)
+        height = free_height(taken, across, new, near=25, gap=2.4)
         moved = across > old + 2 or height != new
-        line = {"arrowstyle": "-", "color": "#c3cad1", "linewidth": 0.7, "relpos": (0, 0.5)} if moved else None
+        line = {**LEADER, "relpos": (0, 0.5)} if moved else None
         axis.annotate(
             ARMS[name].title,
             (old, new),
@@ -60,14 +61,6 @@ def _methods(axis: Any, found: Mapping[str, Any], chosen: Callable[..., Any], va
     axis.set_ylim(bottom=-2)
     axis.set_xlabel("old classes: mIoU at the end, percent (small dots: seeds)", color=INK)
     axis.set_ylabel("new classes: mIoU at the end, percent", color=INK)
-
-
-def _free(taken: list[tuple[float, float]], across: float, height: float, gap: float = 2.4) -> float:
-    """Return the first height from here up that no name near by takes."""
-    while any(abs(across - x) < 25 and abs(height - y) < gap for x, y in taken):
-        height += 0.3
-    taken.append((across, height))
-    return height
 
 
 def _curve(axis: Any, found: Mapping[str, Any], chosen: Callable[..., Any], value: Callable[..., float]) -> None:

@@ -1,6 +1,5 @@
-"""How a model becomes one file that runs without pvision: written beside its place, compared, and only then named."""
+"""How a model becomes one file that runs without pvision: checked, written, and run again to be compared."""
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from pvision.checks import one_of, positive_int
 from pvision.errors import ConfigError, MissingExtraError
 
-__all__ = ["Found", "Run", "checked_target", "needed", "refused_clearly", "run_onnx", "write_onnx", "written_beside"]
+__all__ = ["Found", "Run", "checked_target", "needed", "refused_clearly", "run_onnx", "write_onnx"]
 
 Found = Sequence[Tensor]
 """The outputs of a model for one image."""
@@ -39,18 +38,6 @@ def checked_target(path: str | Path, *, format: Literal["onnx", "torch_export"],
     for side in image_size:
         positive_int("image_size", side)
     return path
-
-
-@contextmanager
-def written_beside(path: Path) -> Iterator[Path]:
-    """Give a place to write to that becomes ``path`` if all goes well, and vanishes otherwise."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def needed(package: str) -> Any:

@@ -1,6 +1,5 @@
 """Files of pvision's own: tensors in safetensors, and in the header what they are."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from pvision.errors import ConfigError, DataError
+from pvision.files import written_beside
 
 __all__ = ["read_tensors", "tensor_path", "write_tensors"]
 
@@ -26,14 +26,9 @@ def tensor_path(path: str | Path) -> Path:
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, header: Mapping[str, str]) -> None:
     """Write a file so that ``path`` holds either all of it or what it held before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    try:
+    with written_beside(path) as temporary:
         temporary.write_bytes(save(kept, metadata=dict(header)))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_tensors(path: Path, *, writer: str, cure: str) -> tuple[dict[str, str], dict[str, Tensor]]:

@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from pvision.detection.router import RGB, ModalityRouter
 from pvision.errors import ConfigError
+from pvision.files import written_beside
 from pvision.graph_files import (
     Found,
     Run,
@@ -21,7 +22,6 @@ from pvision.graph_files import (
     refused_clearly,
     run_onnx,
     write_onnx,
-    written_beside,
 )
 
 __all__ = ["export_detector"]
@@ -61,7 +61,7 @@ def export_detector(
     height, width = image_size
     served = _Served(router, modality)
     examples = served.examples(height, width)
-    with written_beside(path) as temporary:
+    with written_beside(path, suffix=path.suffix) as temporary:
         run = (_export_onnx if format == "onnx" else _export_program)(served, examples[0], temporary)
         for example in examples:
             _check_equal(run(example), served(example), path)

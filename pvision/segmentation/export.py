@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from pvision.continual.masks import BACKGROUND
 from pvision.errors import ConfigError
+from pvision.files import written_beside
 from pvision.graph_files import (
     Found,
     Run,
@@ -19,7 +20,6 @@ from pvision.graph_files import (
     refused_clearly,
     run_onnx,
     write_onnx,
-    written_beside,
 )
 from pvision.segmentation.methods.method import SegmentationMethod, frozen_copy
 
@@ -72,7 +72,7 @@ def export_segmenter(
     shape = (len(mean), *image_size)
     noise = torch.rand(shape, generator=torch.Generator().manual_seed(0))
     metadata = _metadata(method, class_names)
-    with written_beside(path) as temporary, torch.no_grad():
+    with written_beside(path, suffix=path.suffix) as temporary, torch.no_grad():
         run = (_export_onnx if format == "onnx" else _export_program)(served, noise, temporary, metadata)
         for example in (noise, torch.full_like(noise, 0.5)):
             _check_equal(run(example), served(example), path)
